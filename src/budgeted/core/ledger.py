@@ -1,0 +1,477 @@
+"""The ledger: what has been spent of each resource, and the progress through a budget that follows from it.
+
+Progress obeys one rule, the receding horizon. Let R be what remains for training: limit - spent - reserve. An update
+that costs c moves progress by
+
+    p  <-  p + (1 - p) c / R
+
+and of several limits the one with the largest c / R decides. While nothing is planned anew the rule has a closed form
+from its last anchor, p = p0 + (1 - p0)(x - x0) / R0, which is t / T to the last bit for a limit in steps.
+
+For limits in time c is what an update costs when nothing disturbs it. A stall, an evaluation or a slow start only
+shrinks R: the rest of the decay runs faster, and nothing jumps.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .budget import Cap
+from .errors import BudgetError
+
+STEPS, SAMPLES, TOKENS, FLOPS, JOULES, SECONDS = range(6)
+RESOURCES = ("steps", "samples", "tokens", "flops", "joules", "seconds")
+
+_RECENT = 32  # updates whose durations say what an update costs
+_STALL = 2.0  # an update that took so many times the longest recent one was held up by something else
+
+
+@dataclass(slots=True)
+class Activity:
+    """What something beside the updates, such as evaluation, has cost so far, in seconds, and what it will cost."""
+
+    count: int = 0
+    seconds: float = 0.0
+    recent: list[float] = field(default_factory=list)  # of the last three
+    first_at: float = 0.0  # training seconds at the first and the last one
+    last_at: float = 0.0
+    more: int | None = None  # how often it will come again, where that is known
+
+    def add(self, seconds: float, at: float, more: int | None = None) -> None:
+        self.first_at = self.first_at if self.count else at
+        self.count, self.seconds, self.last_at, self.more = self.count + 1, self.seconds + seconds, at, more
+        self.recent = [*self.recent[-2:], seconds]
+
+    @property
+    def certain(self) -> float:
+        """Seconds that will surely come: the known number of times, or once more; the last at the worst recent cost."""
+        if self.more == 0:
+            return 0.0
+        return ((self.more or 1) - 1) * self.seconds / self.count + max(self.recent)
+
+    def rate(self, at: float) -> float:
+        """Seconds of it for each second of training, where it came at least twice and nobody said how often it will."""
+        if self.count < 2 or self.more is not None:
+            return 0.0
+        interval = (self.last_at - self.first_at) / (self.count - 1)
+        span = max(self.last_at, at - interval) - self.first_at
+        return (self.count - 1) * (self.seconds / self.count) / span if span > 0 else 0.0
+
+
+class _Track:
+    """One cap and the anchor from which progress towards it is counted in closed form."""
+
+    __slots__ = ("cap", "index", "p0", "q0", "r0", "stop", "x0")
+
+    def __init__(self, cap: Cap) -> None:
+        self.cap = cap
+        self.index = SECONDS if cap.resource == "clock" else RESOURCES.index(cap.resource)
+        self.anchor(0.0, 0.0, math.inf)
+        self.stop = math.inf  # the amount spent at which training ends
+
+    def anchor(self, p: float, spent: float, remaining: float) -> None:
+        self.p0, self.q0, self.x0, self.r0 = p, 1.0 - p, spent, remaining
+
+    def progress(self, spent: float) -> float:
+        return self.p0 + self.q0 * (spent - self.x0) / self.r0
+
+    def remaining(self, spent: float) -> float:
+        return self.r0 - (spent - self.x0)
+
+
+class _Course:
+    """The way towards the first of several caps."""
+
+    __slots__ = ("binding", "tracks")
+
+    def __init__(self, caps: Sequence[Cap]) -> None:
+        self.tracks = [_Track(cap) for cap in caps]
+        self.binding = self.tracks[0]  # the one that decided last
+
+    def advance(self, spent: list[float], progress: float) -> float:
+        """Progress at what is spent now: the furthest of the tracks; the others are anchored where it stands."""
+        best = progress
+        for track in self.tracks:
+            p = track.progress(spent[track.index])
+            if p > best:
+                best, self.binding = p, track
+        best = min(best, 1.0)
+        for track in self.tracks:
+            x = spent[track.index]
+            if track is not self.binding and track.progress(x) < best and (remaining := track.remaining(x)) > 0:
+                track.anchor(best, x, remaining)
+        return best
+
+    def over(self, spent: list[float]) -> bool:
+        return any(spent[track.index] >= track.stop for track in self.tracks)
+
+
+class Ledger:
+    """What a run has spent, and the progress, the stop and the time left that follow from it.
+
+    Args:
+        caps: the limits of the budget, as amounts of resources; the first that is reached ends the run.
+        warmup: caps of a first phase in absolute units; progress stays 0 while it lasts.
+        elapsed: seconds spent before now, since the run's anchor.
+        reserve: seconds kept for what comes after the last measured activity.
+        clock, wall: the monotonic clock, and the wall clock that deadlines are read from, in seconds.
+
+    >>> ledger = Ledger([Cap("steps", 4, None)])
+    >>> for _ in range(3): ledger.update()
+    >>> ledger.progress, ledger.done
+    (0.75, False)
+    """
+
+    __slots__ = (
+        "_clock", "_course", "_first", "_last", "_line", "_longest_normal", "_measuring", "_next_look", "_only",
+        "_origin", "_recent", "_reserve", "_spent", "_stalls", "_timed", "_wall", "_warmup", "activities", "ended_by", "progress",
+        "warmup_progress",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        caps: Sequence[Cap],
+        *,
+        warmup: Sequence[Cap] = (),
+        elapsed: float = 0.0,
+        reserve: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock, self._wall, self._reserve = clock, wall, reserve
+        self._last = clock()
+        self._origin = self._last - elapsed  # the moment at which no second was spent
+        self._spent = [0.0, 0.0, 0.0, 0.0, 0.0, elapsed]
+        self.progress = 0.0  # through the budget; 0 while a warm-up of absolute length lasts
+        self.warmup_progress: float | None = 0.0 if warmup else None  # through that warm-up
+        self._course, self._warmup = _Course(caps), _Course(warmup) if warmup else None
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._longest_normal = 0.0  # an update longer than this is looked at: it may be a stall
+        self._first: float | None = None  # seconds of this process's first update, start-up included
+        self._next_look = 0.0
+        self._line: tuple[float, float] | None = None
+        self._measuring = False
+        self._stalls = Activity(more=None)
+        self.activities: dict[str, Activity] = {}
+        self.ended_by: Cap | None = None
+        self._plan()
+
+    # What follows from the ledger
+
+    @property
+    def timed(self) -> bool:
+        """Whether seconds or a deadline are among the limits."""
+        return self._timed
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget for training is spent. Time spent outside updates counts: the clock is read."""
+        if self.ended_by is None and self._timed and not self._measuring:
+            self._spent[SECONDS] = self._clock() - self._origin
+            for track in self._course.tracks:
+                if track.index == SECONDS and self._spent[SECONDS] >= track.stop:
+                    self._end()
+        return self.ended_by is not None
+
+    @property
+    def steps(self) -> int:
+        return int(self._spent[STEPS])
+
+    @property
+    def seconds(self) -> float:
+        return self._clock() - self._origin
+
+    def spent(self) -> dict[str, float]:
+        """What is spent of each resource that was counted; steps, samples and seconds always."""
+        amounts = [*self._spent[:SECONDS], self.seconds]
+        counted = {
+            name: amount
+            for name, amount in zip(RESOURCES, amounts, strict=True)
+            if amount or name in ("samples", "seconds")
+        }
+        return {"steps": self.steps, **{k: v for k, v in counted.items() if k != "steps"}}
+
+    def spent_of(self, cap: Cap) -> float:
+        """What is spent of one cap's resource; for a deadline, seconds of this run."""
+        return self.seconds if cap.resource in ("seconds", "clock") else self._spent[RESOURCES.index(cap.resource)]
+
+    def remaining(self) -> dict[str, float]:
+        """What is left for training, by resource: limit - spent - reserve, never below 0."""
+        self._spent[SECONDS] = self.seconds
+        left: dict[str, float] = {}
+        for track in self._course.tracks:
+            amount = self._for_training(track, self._spent[track.index])
+            name = RESOURCES[track.index]
+            left[name] = max(0.0, min(amount, left.get(name, math.inf)))
+        return left
+
+    @property
+    def update_seconds(self) -> float | None:
+        """What one update costs when nothing disturbs it: the median of the recent ones, or None before there are any."""
+        if not self._recent:
+            return None
+        return sorted(self._recent)[len(self._recent) // 2]
+
+    # Spending
+
+    def update(self, samples: float = 0.0, tokens: float = 0.0, flops: float = 0.0) -> None:
+        """Charge one optimizer update that happened, and whatever else it spent."""
+        spent = self._spent
+        spent[STEPS] += 1.0
+        if samples or tokens or flops:
+            spent[SAMPLES] += samples
+            spent[TOKENS] += tokens
+            spent[FLOPS] += flops
+        if self._timed:
+            now = self._clock()
+            duration = now - self._last
+            self._last = now
+            if duration > self._longest_normal:
+                self._settle(duration)
+            else:
+                self._recent.append(duration)
+            if now >= self._next_look:
+                self._look()
+            if self._line is not None:  # seconds alone: the closed form as a straight line over the clock
+                a, b = self._line
+                self.progress = a + b * now
+                return
+        track = self._only
+        if track is None:
+            self._advance()
+            return
+        x = spent[track.index]
+        p = track.p0 + track.q0 * (x - track.x0) / track.r0  # track.progress(x), in place for speed
+        if p > self.progress:
+            self.progress = p
+        if x >= track.stop:
+            self._end()
+
+    def _look(self) -> None:
+        """The stop, for seconds alone, and a review where one is due."""
+        self._spent[SECONDS] = self._last - self._origin
+        self._review()
+        if self._line is not None and self._course.over(self._spent):
+            self._end()
+
+    def _advance(self) -> None:
+        self._spent[SECONDS] = self._last - self._origin
+        if self._warmup is not None:
+            self.warmup_progress = self._warmup.advance(self._spent, self.warmup_progress or 0.0)
+            if self._warmup.over(self._spent):
+                self._end_warmup()
+        else:
+            self.progress = self._course.advance(self._spent, self.progress)
+        if self._course.over(self._spent):
+            self._end()
+
+    def skipped(self, updates: int) -> None:
+        """Take back updates that mixed precision turned out to have skipped; progress waits for them."""
+        self._spent[STEPS] -= updates
+
+    @contextmanager
+    def measure(self, name: str, more: int | None = None) -> Iterator[None]:
+        """Charge what happens inside to an activity instead of an update, and keep its cost in reserve from then on.
+
+        Args:
+            name: what it is, such as `evaluation`.
+            more: how often it will come again after this time, if that is known; else its rhythm so far is
+                expected to go on, and one more at the very end.
+        """
+        if self._measuring:  # inside another activity, which is charged for it
+            yield
+            return
+        began = self._clock()
+        self._measuring = True
+        try:
+            yield
+        finally:
+            self._measuring = False
+            seconds = self._clock() - began
+            self._last += seconds
+            activity = self.activities.setdefault(name, Activity())
+            activity.add(seconds, self._training_seconds() - seconds, more)
+            self._plan()
+
+    def extend(self, caps: Sequence[Cap]) -> None:
+        """Go on under other limits: progress stays where it is, and the rest of the decay takes what remains.
+
+        Raises:
+            BudgetError: where the run has ended, so that there is no decay left to stretch, or where the new
+                limits are spent already.
+        """
+        if self.progress >= 1.0 or self.ended_by is not None:
+            raise BudgetError(
+                "the budget has ended and the rate has reached its end: a longer one would train at that rate; start a new run"
+            )
+        course = _Course(caps)
+        spent = [*self._spent[:SECONDS], self.seconds]
+        for track in course.tracks:
+            if self._for_training(track, spent[track.index]) <= 0:
+                raise BudgetError(f"the new budget '{track.cap.limit}' is spent already")
+        self._course = course
+        self._plan()
+
+    # The receding horizon
+
+    def _plan(self) -> None:
+        """Anchor progress here, with what remains for training now."""
+        self._timed = any(t.index == SECONDS for c in (self._course, self._warmup) if c for t in c.tracks)
+        alone = len(self._course.tracks) == 1 and self._warmup is None
+        self._only = self._course.tracks[0] if alone else None
+        self._spent[SECONDS] = self._last - self._origin
+        for track in self._warmup.tracks if self._warmup else ():
+            self._anchor(track, self.warmup_progress or 0.0, self._limit(track) - self._spent[track.index])
+        for track in self._course.tracks:
+            if track.index == SECONDS or track.r0 == math.inf:
+                self._anchor(track, self.progress, self._for_training(track, self._spent[track.index]))
+        self._review()
+
+    def _anchor(self, track: _Track, progress: float, remaining: float) -> None:
+        spent = self._spent[track.index]
+        track.stop = spent + remaining if track.index == SECONDS else track.cap.amount
+        track.anchor(progress, spent, max(remaining, 1e-12))
+
+    def _review(self) -> None:
+        """Look again at what changes slowly: an update's cost, what is kept back, and a deadline on the wall clock."""
+        recent = sorted(self._recent)
+        # The next update must fit in what remains, also when it is one of the slower ones.
+        next_update = recent[(3 * len(recent)) // 4] if recent else 0.0
+        self._longest_normal = _STALL * recent[-1] if recent else 0.0
+        self._next_look = self._last + (2.0 * _RECENT * next_update if len(recent) == _RECENT else 0.0)
+        for track in self._course.tracks:
+            if track.index == SECONDS:
+                spent = self._spent[SECONDS]
+                remaining = self._for_training(track, spent)
+                if abs(remaining - track.remaining(spent)) > 1e-3 * max(remaining, 1e-3):
+                    self._anchor(track, self.progress, remaining)
+                track.stop = spent + remaining - next_update
+                self._next_look = min(self._next_look, self._origin + track.stop)
+        self._draw_line()
+
+    def _draw_line(self) -> None:
+        track = self._only
+        if track is None or track.index != SECONDS:
+            self._line = None
+        else:
+            slope = track.q0 / track.r0
+            self._line = track.p0 - slope * (track.x0 + self._origin), slope
+
+    def _limit(self, track: _Track) -> float:
+        """The cap in the ledger's own count; a deadline is where the wall clock puts it on the run's own seconds."""
+        if track.cap.resource != "clock":
+            return track.cap.amount
+        return self.seconds + (track.cap.amount - self._wall())
+
+    def _for_training(self, track: _Track, spent: float) -> float:
+        """R: what remains of a limit, less what evaluations, checkpoints and the like will still cost."""
+        left = self._limit(track) - spent
+        if track.index != SECONDS:
+            return left
+        at = self._training_seconds()
+        free = left - self._reserve - sum(a.certain for a in self.activities.values())
+        rate = self._stalls.rate(at) + sum(a.rate(at) for a in self.activities.values())
+        return free / (1.0 + rate) if free > 0 else free
+
+    def _training_seconds(self) -> float:
+        return self._last - self._origin - self._stalls.seconds - sum(a.seconds for a in self.activities.values())
+
+    def _settle(self, duration: float) -> None:
+        """Decide what an unusually long update cost, and let the rest of its duration shrink what remains."""
+        if self._first is None:
+            # Start-up and update cannot be told apart until a second update has run: it pays for both.
+            self._first, cost = duration, 0.0
+        elif not self._recent:
+            cost = duration + min(duration, self._first)
+            self._recent.append(duration)
+        else:
+            cost = self.update_seconds or 0.0
+            self._stalls.add(duration - cost, self._training_seconds() - (duration - cost))
+            # What recurs becomes normal within a few times; what happens once does not.
+            self._recent.append(self._longest_normal)
+        self._spent[SECONDS] = self._last - self._origin
+        x0 = self._spent[SECONDS] - cost
+        for track in self._warmup.tracks if self._warmup else ():
+            if track.index == SECONDS:
+                track.anchor(self.warmup_progress or 0.0, x0, max(self._limit(track) - x0, 1e-12))
+        for track in self._course.tracks:
+            if track.index == SECONDS:
+                track.anchor(self.progress, x0, max(self._for_training(track, x0), 1e-12))
+        self._next_look = 0.0
+        self._draw_line()
+
+    def _end_warmup(self) -> None:
+        self._warmup = self.warmup_progress = None
+        for track in self._course.tracks:
+            track.r0 = math.inf  # progress starts here, whatever the unit
+        self._plan()
+
+    def _end(self) -> None:
+        self.ended_by = next(t.cap for t in self._course.tracks if self._spent[t.index] >= t.stop)
+        self.progress, self._warmup, self.warmup_progress = 1.0, None, None
+        self._only = None
+        self._line = (1.0, 0.0) if self._timed else None
+
+    # State
+
+    def rebase(self, caps: Sequence[Cap]) -> None:
+        """Take other limits before anything is spent; a state is loaded next."""
+        self._course = _Course(caps)
+        self._plan()
+
+    def restart_clock(self) -> None:
+        """Count seconds from now."""
+        self._last = self._origin = self._clock()
+        self._plan()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as numbers, lists and dicts; a ledger with the same caps goes on from it to the last bit."""
+        self._spent[SECONDS] = self.seconds
+
+        def anchors(course: _Course) -> list[list[float]]:
+            return [[t.p0, t.x0, t.r0] for t in course.tracks]
+
+        return {
+            "spent": dict(zip(RESOURCES, self._spent, strict=True)),
+            "progress": self.progress,
+            "anchors": anchors(self._course),
+            "warmup_progress": self.warmup_progress,
+            "warmup_anchors": self._warmup and anchors(self._warmup),
+            "stalls": asdict(self._stalls),
+            "activities": {name: asdict(activity) for name, activity in self.activities.items()},
+            "done": self.ended_by is not None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state. Seconds that this process has spent already, its set-up, stay charged."""
+        seconds = state["spent"]["seconds"] + self.seconds
+        self._spent = [float(state["spent"][name]) for name in RESOURCES]
+        self._last = self._clock()
+        self._origin = self._last - seconds
+        self.progress = state["progress"]
+        self._restore(self._course, state["anchors"])
+        self.warmup_progress = state["warmup_progress"]
+        if self._warmup and state["warmup_anchors"]:
+            self._restore(self._warmup, state["warmup_anchors"])
+        else:
+            self._warmup = None
+        self._stalls = Activity(**state["stalls"])
+        self.activities = {name: Activity(**kept) for name, kept in state["activities"].items()}
+        self._recent.clear()
+        self._first, self._longest_normal = None, 0.0
+        self._plan()
+        if state["done"]:
+            self.ended_by, self.progress = self._course.binding.cap, 1.0
+
+    @staticmethod
+    def _restore(course: _Course, anchors: Sequence[Sequence[float]]) -> None:
+        for track, (p0, x0, r0) in zip(course.tracks, anchors, strict=True):
+            track.anchor(p0, x0, r0)
+            # Counted limits end at the cap itself; x0 + r0 would differ from it in the last bit.
+            track.stop = x0 + r0 if track.index == SECONDS else track.cap.amount

@@ -1,0 +1,551 @@
+"""The drop-in: a ledger and a schedule bound to an optimizer, in anybody's training loop.
+
+The rate is set in the optimizer's own pre-step hook and the update counted in its post-step hook. Accumulated
+micro-batches and updates that mixed precision skips never reach the hooks, so they are not counted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch.optim import Optimizer
+
+from ..core.budget import Budget, Cap, Limit, Terms
+from ..core.clock import process_age
+from ..core.compose import Over, Warmup, absolute_warmup
+from ..core.errors import BudgetError, BudgetWarning, ScheduleError
+from ..core.ledger import Ledger
+from ..core.schedule import Plateau, PlateauState, Schedule
+from ..core.spec import schedule as read_schedule
+from ..core.text import format_duration, format_number
+
+Batch = TypeVar("Batch")
+Hook = Callable[[Optimizer, Any, Any], None]
+_ANCHORS = ("now", "process", "first step")
+_RUN_AHEAD = 4  # updates that the host may be ahead of the device when seconds are counted
+
+
+def attach(
+    optimizer: Optimizer | Sequence[Optimizer],
+    budget: Budget | Limit | str,
+    schedule: Schedule | Plateau | str | Mapping[str, Any] = "linear",
+    *,
+    warmup: str | Limit | None = None,
+    steps_per_epoch: int | None = None,
+    full: Budget | str | None = None,
+    samples_per_step: float = 0,
+    tokens_per_step: float = 0,
+    devices: int = 1,
+    anchor: str = "now",
+    reserve: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
+) -> Run:
+    """Let a budget drive an optimizer's learning rate to its end exactly when the budget ends.
+
+    Args:
+        optimizer: any PyTorch optimizer, or several on one ledger; an update of the first counts as a step.
+        budget: text such as `45min or 30ep`, or a `Budget`.
+        schedule: text such as `linear` or `step(2/3, 8/9)`, a dict, a `Schedule` or a `Plateau`.
+        warmup: a ramp before the schedule, `500 steps` or `5%`; an absolute one is the same at every budget.
+        steps_per_epoch: optimizer updates in an epoch; needed where epochs are a limit.
+        full: the full budget that `5%` is a share of.
+        samples_per_step, tokens_per_step: what one update spends, where that is constant; see also `Run.count`.
+        devices: accelerators that the run holds, for GPU-hours.
+        anchor: what seconds are counted from: `now`, `process` (its start) or `first step`.
+        reserve: seconds to keep for what comes after training, beside what `measure` finds out.
+        clock, wall: the monotonic and the wall clock, in seconds.
+
+    Raises:
+        BudgetError: for a budget that cannot be kept: an unknown epoch length, an unmeasured unit, no time left.
+        ScheduleError: for an unknown schedule, or an optimizer that something else drives already.
+    """
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    plan, budget = read_schedule(schedule), Budget.of(budget)
+    if warmup is not None:
+        plan = _with_warmup(plan, warmup)
+    terms = Terms(steps_per_epoch, Budget.of(full) if full else None, devices)
+    caps = budget.caps(terms)
+    _require_measurable(caps)
+    ramp = absolute_warmup(plan)
+    warmup_caps = ramp.length.caps(terms) if ramp else ()
+    _require_room(warmup_caps, caps)
+    if anchor not in _ANCHORS:
+        raise BudgetError(f"anchor '{anchor}' is unknown; it is one of {', '.join(_ANCHORS)}")
+    elapsed = process_age() if anchor == "process" else 0.0
+    ledger = Ledger(caps, warmup=warmup_caps, elapsed=elapsed, reserve=reserve, clock=clock, wall=wall)
+    if ledger.done:
+        raise BudgetError(
+            f"budget '{budget}': nothing is left of it; {format_duration(round(elapsed, 1))} had passed since the process started. "
+            "Give a longer one, or anchor='now'"
+        )
+    return Run(optimizers, budget, plan, ledger, terms, caps, (samples_per_step, tokens_per_step), anchor)
+
+
+class Run:
+    """A budget at work: what `attach` returns. All that changes in it is the ledger."""
+
+    def __init__(
+        self,
+        optimizers: Sequence[Optimizer],
+        budget: Budget,
+        schedule: Schedule | Plateau,
+        ledger: Ledger,
+        terms: Terms,
+        caps: Sequence[Cap],
+        per_step: tuple[float, float],
+        anchor: str,
+    ) -> None:
+        self.budget, self.schedule, self.ledger, self.anchor = budget, schedule, ledger, anchor
+        self.factor = math.nan  # of the last update that ran
+        self._terms, self._caps = terms, tuple(caps)
+        self._per_step, self._samples, self._tokens = per_step, 0.0, 0.0
+        self._pending = False  # whether the update under way was said to spend samples or tokens
+        self._unproven = True  # until the first update has shown that what the budget counts is counted
+        self._plateau = PlateauState()
+        self._wasted = False
+        self._driver = self._choose_driver()
+        self._curves = dict(schedule.drives) if isinstance(schedule, Schedule) else {}
+        self._knobs = [_Knobs(optimizer, self._curves) for optimizer in optimizers]
+        self._pipeline = _Pipeline.of(optimizers[0], ledger)
+        self._handles = [k.optimizer.register_step_pre_hook(_eager(self._setter(k), k.optimizer)) for k in self._knobs]
+        self._handles.append(optimizers[0].register_step_post_hook(_eager(self._counter(), optimizers[0])))
+        if anchor == "first step":
+            self._start_clock_at_first_step(optimizers[0])
+
+    # What a loop asks
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget for training is spent: stop updating, evaluate, save."""
+        return self.ledger.done
+
+    @property
+    def progress(self) -> float:
+        """Progress p through the budget, 0 to 1."""
+        return self.ledger.progress
+
+    @property
+    def remaining(self) -> dict[str, float]:
+        """What is left for training, by resource, for instance `{"steps": 120.0, "seconds": 33.1}`."""
+        return self.ledger.remaining()
+
+    def over(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the loader's batches until the budget ends, and count the samples in them where that is needed."""
+        for batch in loader:
+            if self.done:
+                return
+            if self._counts("samples") and not self._per_step[0]:
+                self.count(_batch_size(batch))
+            yield batch
+            if self.done:
+                return
+
+    def measure(self, name: str = "evaluation", more: int | None = None) -> AbstractContextManager[None]:
+        """Time what happens inside, and keep as much in reserve so that the next one ends inside the budget.
+
+        Args:
+            name: what it is; each name has its own forecast.
+            more: how often it will come again, if known; else its rhythm so far, and once at the end.
+        """
+        return self.ledger.measure(name, more)
+
+    def count(self, samples: float = 0, tokens: float = 0) -> None:
+        """Say what the update under way spends; micro-batches of one update add up."""
+        self._samples += samples
+        self._tokens += tokens
+        self._pending = True
+
+    def report(self, figure: float) -> None:
+        """Tell drop-on-plateau the metric; other schedules do not look at it."""
+        if isinstance(self.schedule, Plateau):
+            self._plateau = self.schedule.report(self._plateau, figure)
+
+    def extend(self, budget: Budget | str) -> None:
+        """Go on under another budget, longer or shorter: the decay bends from where it is to the new end.
+
+        Raises:
+            BudgetError: where the run has ended, or the new budget is spent already.
+        """
+        budget = Budget.of(budget)
+        caps = budget.caps(self._terms)
+        _require_measurable(caps)
+        self.ledger.extend(caps)
+        self.budget, self._caps = budget, caps
+
+    def summary(self) -> Summary:
+        """What was given, what was spent, where the rate ended, and what ended the run."""
+        ledger = self.ledger
+        ended = str(ledger.ended_by.limit) if ledger.ended_by else None
+        others = {name: activity.seconds for name, activity in ledger.activities.items()}
+        return Summary(
+            str(self.budget),
+            str(self.schedule),
+            ledger.spent(),
+            ledger.progress,
+            self.factor,
+            ended,
+            others,
+            self.anchor,
+        )
+
+    def close(self) -> None:
+        """Let go of the optimizers; their rates stay as they are."""
+        for handle in self._handles:
+            handle.remove()
+        for knobs in self._knobs:
+            knobs.release()
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """The ledger and what it belongs to, as numbers, text, lists and dicts."""
+        return {
+            "schema": 1,
+            "budget": str(self.budget),
+            "caps": [[cap.resource, cap.amount, str(cap.limit)] for cap in self._caps],
+            "schedule": str(self.schedule),
+            "factor": self.factor,
+            "bases": [knobs.bases for knobs in self._knobs],
+            "plateau": asdict(self._plateau),
+            "ledger": self.ledger.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, change: bool = False) -> None:
+        """Go on from a state: what was spent stays spent, and the rate follows from it.
+
+        Args:
+            state: what `state_dict` returned.
+            change: whether this run's budget, being another than the state's, is meant to replace it.
+
+        Raises:
+            BudgetError: where the budget is another one and `change` is not given.
+            ScheduleError: where the schedule is another one.
+        """
+        if state["schedule"] != str(self.schedule):
+            raise ScheduleError(
+                f"the state was made under schedule '{state['schedule']}', this run has '{self.schedule}'; attach with that one"
+            )
+        differs = state["budget"] != str(self.budget)
+        if differs and not change:
+            raise BudgetError(self._explain_change(state))
+        wanted, self._caps = self._caps, tuple(Cap(r, a, Budget.parse(text).limits[0]) for r, a, text in state["caps"])
+        self.ledger.rebase(self._caps)
+        self.ledger.load_state_dict(state["ledger"])
+        self.factor = state["factor"]
+        self._plateau = PlateauState(**state["plateau"])
+        for knobs, bases in zip(self._knobs, state["bases"], strict=True):
+            knobs.bases = [dict(base) for base in bases]
+        if differs:
+            self.ledger.extend(wanted)
+            self._caps = wanted
+        if self.done:
+            self._hold_end()
+
+    def _explain_change(self, state: Mapping[str, Any]) -> str:
+        spent, then = state["ledger"]["spent"], state["ledger"]["progress"]
+        naive = max((min(1.0, spent.get(cap.resource, 0.0) / cap.amount) for cap in self._caps), default=0.0)
+        jump = ""
+        if isinstance(self.schedule, Schedule):
+            before, after = self.schedule.factor(then), self.schedule.factor(naive)
+            jump = f" Taken as a share of the new budget, the rate would jump from {before:.3g} to {after:.3g} of its base."
+        return (
+            f"this run was made under budget '{state['budget']}' and is resumed under '{self.budget}'.{jump} "
+            "Pass change=True (--extend or --shorten) and the decay bends from where it is to the new end, or give the old budget"
+        )
+
+    # The hooks
+
+    def _choose_driver(self) -> Callable[[], float]:
+        """The function that gives the factor now: a pure function of the ledger, but for drop-on-plateau."""
+        ledger, schedule = self.ledger, self.schedule
+        if isinstance(schedule, Plateau):
+            return lambda: self._plateau.factor
+        if isinstance(schedule, Over):
+            cap = schedule.horizon.caps(self._terms)[0]
+            return lambda: schedule.factor(min(1.0, ledger.spent_of(cap) / cap.amount))
+        formula, ramp = schedule.factor, absolute_warmup(schedule)
+        if ramp is None:
+            return lambda: formula(ledger.progress)
+
+        def warming() -> float:
+            w = ledger.warmup_progress
+            return formula(ledger.progress) if w is None else ramp.ramp(w)
+
+        return warming
+
+    def _setter(self, knobs: _Knobs) -> Hook:
+        """The pre-step hook of one optimizer: the rate of the update about to happen."""
+        ledger, driver, schedule, curves = self.ledger, self._driver, self.schedule, knobs.curves
+        # The common case, one schedule of p and nothing else, is asked without a function in between.
+        simple = isinstance(schedule, Schedule) and not isinstance(schedule, Over | Warmup)
+        formula: Callable[[float], float] = schedule.factor if simple else lambda _: driver()  # type: ignore[union-attr]
+
+        def set_rates(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            self.factor = factor = formula(ledger.progress)
+            groups, rates = optimizer.param_groups, knobs.rates
+            if len(groups) != len(rates):
+                rates = knobs.learn_new_groups()
+            g = 0  # by hand: zip and enumerate cost as much as all the rest
+            for group in groups:
+                if type(group["lr"]) is float:
+                    group["lr"] = rates[g] * factor
+                else:
+                    _put(group, "lr", rates[g] * factor)
+                g += 1
+            if curves:
+                knobs.turn_others(ledger.progress)
+
+        return set_rates
+
+    def _counter(self) -> Hook:
+        """The post-step hook of the first optimizer: one update happened."""
+        ledger, update, pipeline = self.ledger, self.ledger.update, self._pipeline
+        samples, tokens = self._per_step
+
+        def count(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if pipeline is not None and not pipeline.happened(optimizer):
+                return
+            if ledger.ended_by is not None:
+                self._warn_of_waste()
+            if self._pending:
+                update(samples + self._samples, tokens + self._tokens)
+                self._samples = self._tokens = 0.0
+                self._pending = False
+            else:
+                update(samples, tokens)
+            if ledger.ended_by is not None:
+                self._hold_end()
+            elif self._unproven:
+                self._after_first_update()
+
+        return count
+
+    def _start_clock_at_first_step(self, optimizer: Optimizer) -> None:
+        def start(*_: Any) -> None:
+            if not self.ledger.steps:
+                self.ledger.restart_clock()
+            handle.remove()
+
+        handle = optimizer.register_step_pre_hook(start)
+
+    def _hold_end(self) -> None:
+        """After the last update the optimizer holds s(1)."""
+        if isinstance(self.schedule, Schedule) and not isinstance(self.schedule, Over):
+            for knobs in self._knobs:
+                knobs.turn(self.schedule.factor(1.0), 1.0)
+
+    def _after_first_update(self) -> None:
+        self._unproven = False
+        for resource, how in (("samples", "samples_per_step=, use run.over(loader) or call run.count(samples=...)"),
+                              ("tokens", "tokens_per_step= or call run.count(tokens=...)")):  # fmt: skip
+            if self._counts(resource) and not self.ledger.spent().get(resource):
+                raise BudgetError(f"budget '{self.budget}': the first update spent no {resource}; pass {how}")
+
+    def _counts(self, resource: str) -> bool:
+        return any(cap.resource == resource for cap in self._caps)
+
+    def _warn_of_waste(self) -> None:
+        if not self._wasted:
+            self._wasted = True
+            sentence = f"the optimizer was stepped after budget '{self.budget}' had ended; leave the loop when run.done, or iterate run.over(loader)"
+            warnings.warn(sentence, BudgetWarning, stacklevel=4)
+
+
+def _eager(hook: Hook, optimizer: Optimizer) -> Hook:
+    """The hook, left out of what torch.compile traces: it changes at every update, and each time would be compiled anew.
+
+    Only a step with a tensor rate is worth compiling or capturing (torch itself compiles one with a float rate anew
+    whenever the rate changes), so the other hooks are spared the detour of some microseconds.
+    """
+    tensors = any(isinstance(group["lr"], torch.Tensor) for group in optimizer.param_groups)
+    return torch.compiler.disable(hook) if tensors else hook
+
+
+class _Knobs:
+    """The hyper-parameters of one optimizer that schedules turn, and their base values by group."""
+
+    def __init__(self, optimizer: Optimizer, curves: Mapping[str, Schedule]) -> None:
+        if getattr(optimizer, "_budgeted", False):
+            raise ScheduleError("this optimizer is attached to a budget already; call close() on that run first")
+        if any("initial_lr" in group for group in optimizer.param_groups):
+            raise ScheduleError(
+                "a torch scheduler drives this optimizer already; construct the optimizer anew, or pass the scheduler to budgeted.convert"
+            )
+        self.optimizer, self.curves = optimizer, dict(curves)
+        self.bases = [self._read(group) for group in optimizer.param_groups]
+        optimizer._budgeted = True  # type: ignore[attr-defined]
+
+    @property
+    def bases(self) -> list[dict[str, float]]:
+        return self._bases
+
+    @bases.setter
+    def bases(self, bases: list[dict[str, float]]) -> None:
+        self._bases = bases
+        self.rates = [base["lr"] for base in bases]
+
+    def _read(self, group: Mapping[str, Any]) -> dict[str, float]:
+        base = {"lr": float(group["lr"])}
+        if not (math.isfinite(base["lr"]) and base["lr"] > 0):
+            raise ScheduleError(f"the base learning rate must be positive and finite, and is {base['lr']}")
+        for name in self.curves:
+            key, place = _place(group, name)
+            base[name] = float(group[key] if place is None else group[key][place])
+        return base
+
+    def learn_new_groups(self) -> list[float]:
+        """Parameter groups added since: their rate as they came is their base."""
+        self.bases = self.bases + [self._read(group) for group in self.optimizer.param_groups[len(self.bases) :]]
+        return self.rates
+
+    def turn(self, factor: float, progress: float) -> None:
+        for group, base in zip(self.optimizer.param_groups, self.rates, strict=False):
+            _put(group, "lr", base * factor)
+        self.turn_others(progress)
+
+    def turn_others(self, progress: float) -> None:
+        for name, curve in self.curves.items():
+            factor = curve.factor(progress)
+            for group, base in zip(self.optimizer.param_groups, self.bases, strict=False):
+                key, place = _place(group, name)
+                if place is None:
+                    _put(group, key, base[name] * factor)
+                else:
+                    betas = list(group[key])
+                    betas[place] = base[name] * factor
+                    group[key] = tuple(betas)
+
+    def release(self) -> None:
+        self.optimizer._budgeted = False  # type: ignore[attr-defined]
+
+
+def _place(group: Mapping[str, Any], name: str) -> tuple[str, int | None]:
+    """Where a group keeps a hyper-parameter: its key, and its index where that is the pair of betas."""
+    if name == "momentum" and "momentum" not in group and "betas" in group:
+        name = "beta1"
+    if name in ("beta1", "beta2") and "betas" in group:
+        return "betas", int(name[-1]) - 1
+    if not isinstance(group.get(name), float | int | torch.Tensor):
+        numbers = ", ".join(k for k, v in group.items() if isinstance(v, float | int) and not isinstance(v, bool))
+        raise ScheduleError(f"the schedule drives '{name}', which this optimizer does not have; it has {numbers}")
+    return name, None
+
+
+def _put(group: dict[str, Any], key: str, value: float) -> None:
+    if isinstance(group[key], torch.Tensor):
+        group[key].fill_(value)  # in place: a captured or compiled step holds this very tensor
+    else:
+        group[key] = value
+
+
+class _Pipeline:
+    """What the host must know of a device that runs behind it: how far behind, and which updates were skipped.
+
+    Seconds are only right if the host cannot run ahead of the device without bound, so it waits for the update
+    four back, which a device that keeps up has finished. A fused optimizer under mixed precision decides on the
+    device whether it skips; its flag is copied behind the update and read when that wait is over.
+    """
+
+    def __init__(self, device: torch.device, ledger: Ledger) -> None:
+        self._device, self._ledger = device, ledger
+        self._queue: deque[tuple[torch.cuda.Event, torch.Tensor | None]] = deque()
+
+    @classmethod
+    def of(cls, optimizer: Optimizer, ledger: Ledger) -> _Pipeline | None:
+        """A pipeline where one is needed: for a CUDA device with a clock, or an optimizer that skips by itself."""
+        device = next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
+        skips = getattr(optimizer, "_step_supports_amp_scaling", False)
+        return cls(device, ledger) if skips or (device.type == "cuda" and ledger.timed) else None
+
+    def happened(self, optimizer: Optimizer) -> bool:
+        """Whether to count the update just run; one that turns out to be skipped later is taken back then."""
+        flag: torch.Tensor | None = getattr(optimizer, "found_inf", None)
+        if self._device.type != "cuda":
+            return flag is None or not bool(flag)
+        if flag is not None:
+            flag = flag.to("cpu", non_blocking=True)
+        elif not self._ledger.timed:
+            return True
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._device))
+        self._queue.append((event, flag))
+        if len(self._queue) > _RUN_AHEAD:
+            event, flag = self._queue.popleft()
+            event.synchronize()
+            if flag is not None and bool(flag):
+                self._ledger.skipped(1)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended, in figures; `str` of it is for people."""
+
+    budget: str
+    schedule: str
+    spent: dict[str, float]
+    progress: float
+    last_factor: float
+    ended_by: str | None
+    activities: dict[str, float]
+    anchor: str
+
+    def __str__(self) -> str:
+        spent = [f"{int(self.spent['steps']):,} updates"]
+        spent += [f"{int(self.spent[name]):,} {name}" for name in ("samples", "tokens") if self.spent.get(name)]
+        spent.append(_seconds(self.spent["seconds"]))
+        others = "".join(f", of which {name} {_seconds(seconds)}" for name, seconds in self.activities.items())
+        state = f"ended by {self.ended_by}" if self.ended_by else f"at p = {self.progress:.4f}"
+        return (
+            f"budget {self.budget}, schedule {self.schedule}: {state} after {', '.join(spent)}{others}; "
+            f"the last update ran at {self.last_factor:.3g} of the base rate"
+        )
+
+
+def _seconds(seconds: float) -> str:
+    return format_duration(round(seconds)) if seconds >= 60 else f"{format_number(round(seconds, 2))}s"
+
+
+def _with_warmup(schedule: Schedule | Plateau, warmup: str | Limit) -> Schedule:
+    if not isinstance(schedule, Schedule):
+        raise ScheduleError(f"a warm-up leads into a schedule; '{schedule}' follows the metric")
+    limits = Budget.of(warmup).limits
+    if len(limits) != 1:
+        raise ScheduleError(f"warm-up '{warmup}' is more than one limit; give one, such as 500 steps or 5%")
+    return Warmup(schedule, limits[0])
+
+
+def _require_measurable(caps: Iterable[Cap]) -> None:
+    for cap in caps:
+        if cap.resource in ("flops", "joules"):
+            raise BudgetError(
+                f"budget '{cap.limit}' is understood but cannot be measured yet; give steps, epochs, samples, tokens, time or money"
+            )
+
+
+def _require_room(warmup: Iterable[Cap], caps: Iterable[Cap]) -> None:
+    for ramp in warmup:
+        for cap in caps:
+            if ramp.resource == cap.resource and ramp.amount >= cap.amount:
+                raise BudgetError(
+                    f"warm-up '{ramp.limit}' leaves nothing of budget '{cap.limit}' to decay over; shorten it, or give it as a share such as 5%"
+                )
+
+
+def _batch_size(batch: Any) -> int:
+    """Samples in a batch: the length of the first tensor found in it."""
+    if isinstance(batch, torch.Tensor):
+        return len(batch)
+    for part in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ():
+        if size := _batch_size(part):
+            return size
+    return 0
