@@ -79,7 +79,7 @@ class Limit(ABC):
         """
 
     def scaled(self, share: Fraction) -> Limit:
-        """This limit times a share.
+        """The limit times a share.
 
         Raises:
             BudgetError: for limits that have no amount, such as a deadline.

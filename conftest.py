@@ -1,0 +1,17 @@
+"""Doctests see the public names without importing them."""
+
+import pytest
+
+import budgeted
+from budgeted.core import budget, schedule
+from budgeted.core.convert import Sampled
+from budgeted.core.ledger import Ledger
+
+
+@pytest.fixture(autouse=True)
+def _public_names(doctest_namespace):
+    for module in (budget, schedule):
+        doctest_namespace.update({name: getattr(module, name) for name in vars(module) if not name.startswith("_")})
+    compositions = ("Floor", "Join", "Over", "Repeat", "Warmup", "With", "convert")
+    doctest_namespace.update({name: getattr(budgeted, name) for name in compositions})
+    doctest_namespace.update(Sampled=Sampled, Ledger=Ledger)
