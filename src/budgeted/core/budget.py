@@ -159,6 +159,8 @@ class Amount(Limit):
         return float(steps.numerator // steps.denominator)
 
     def scaled(self, share: Fraction) -> Limit:
+        if self.unit == "%":
+            return Limit.scaled(self, share)  # refused: a share of a share would look for its full budget in itself
         amount = exact(self.amount) * share
         if self.unit == "steps":
             amount = Fraction(amount.numerator // amount.denominator)
@@ -219,7 +221,7 @@ class Deadline(Limit):
 
     def moment(self, now: dt.datetime) -> dt.datetime:
         """The moment meant, seen from `now` (which carries a time zone)."""
-        zone = _zone(self.zone) if self.zone else None
+        zone = _zone(self.zone) if self.zone else self.when.tzinfo
         if isinstance(self.when, dt.datetime):
             when = self.when if self.when.tzinfo else self.when.replace(tzinfo=zone)
             return when.astimezone(dt.UTC)
@@ -361,7 +363,7 @@ def _parse_limit(part: str, whole: str) -> Limit:
     if money := _parse_money(text, refuse):
         return money
     if (seconds := parse_duration(text)) is not None:
-        return Amount(seconds, "s") if seconds > 0 else refuse("the amount must be positive")
+        return Amount(seconds, "s") if 0 < seconds < math.inf else refuse("the amount must be positive and finite")
     match = re.fullmatch(rf"([+-]?(?:{NUMBER}|inf|nan))\s*(.*)", text, re.IGNORECASE)
     if not match:
         refuse(f"'{text}' is not a limit; write for example {EXAMPLES}{nearest(text, ['slurm', 'until'])}")
@@ -433,4 +435,6 @@ def _money(text: str) -> tuple[float, str] | None:
     if signed:
         return float(signed[2]), _SIGNS[signed[1]]
     named = re.fullmatch(rf"({NUMBER})\s*([A-Z]{{3}})", text)
-    return (float(named[1]), named[2]) if named else None
+    if named is None or named[2].lower() in _UNITS or parse_duration(text) is not None:
+        return None  # KWH and MIN are units, not currencies
+    return float(named[1]), named[2]

@@ -53,9 +53,7 @@ class Warmup(Schedule):
             self.absolute is None or isinstance(self.length, Amount),
             f"warmup: '{self.length}' is no length; write 500 steps, 30s or 5%",
         )
-        require(
-            absolute_warmup(self.inner) is None, "warmup: the inner schedule already has a warm-up of absolute length"
-        )
+        _require_pure("warmup", self.inner)
 
     @property
     def share(self) -> float | None:
@@ -270,9 +268,8 @@ class With(Schedule):
     name: ClassVar[str] = "with"
 
     def __post_init__(self) -> None:
-        require(isinstance(self.inner, Schedule), f"with: '{self.inner}' is not a schedule")
         require(bool(self.others), "with: name what is driven too, for example with(linear, weight_decay=cosine)")
-        _require_pure("with", *(curve for _, curve in self.others))
+        _require_pure("with", self.inner, *(curve for _, curve in self.others))
         require("lr" not in dict(self.others), "with: the rate is driven by the first schedule already")
 
     @property

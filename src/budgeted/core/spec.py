@@ -10,7 +10,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 from .budget import Budget
@@ -149,10 +148,11 @@ def _argument(text: str, whole: str) -> Argument:
     number = re.fullmatch(rf"[+-]?(?:{NUMBER}|inf|nan)(?:/[0-9]+)?", text, re.IGNORECASE)
     if number:
         if "/" in text:
-            if text.endswith("/0"):
+            above, below = text.split("/")
+            if not int(below):
                 raise ScheduleError(f"schedule '{whole}': '{text}' divides by zero")
-            return float(Fraction(text)) if "." not in text else _quotient(text)
-        return float(text)
+            return _number(above) / int(below)
+        return _number(text)
     if ":" in text and "(" not in text:
         return tuple(_argument(part.strip(), whole) for part in text.split(":"))
     name = re.match(r"[A-Za-z][\w.-]*", text)
@@ -161,17 +161,16 @@ def _argument(text: str, whole: str) -> Argument:
     return text
 
 
-def _quotient(text: str) -> float:
-    above, below = text.split("/")
-    return float(Fraction(above) / Fraction(below))
+def _number(text: str) -> float:
+    return float(text.replace("_", ""))
 
 
 def _alias(name: str) -> Schedule | None:
-    if drops := re.fullmatch(r"step-d([1-9][0-9]?)", name):
+    if drops := re.fullmatch(r"step-d([1-9][0-9]*)", name):
         return Step.even(int(drops[1]))
     if gamma := re.fullmatch(r"exp(\.[0-9]+)", name):
         return Exp(float(gamma[1]))
-    if restarts := re.fullmatch(r"sgdr-r([1-9][0-9]?)", name):
+    if restarts := re.fullmatch(r"sgdr-r([1-9][0-9]*)", name):
         return Repeat(Cosine(), int(restarts[1]) + 1)
     return None
 
@@ -195,7 +194,7 @@ def _build(name: str, args: list[Argument], named: dict[str, Argument], whole: s
             raise ScheduleError(f"schedule '{whole}': {value} is not a finite number")
     try:
         return kind.from_arguments(*args, **named) if issubclass(kind, Schedule) else kind(*args, **named)
-    except TypeError:
+    except (TypeError, ValueError):
         raise ScheduleError(f"schedule '{whole}': these are not the arguments of {key}; {_signature(kind)}") from None
     except BudgetedError as error:
         raise ScheduleError(f"schedule '{whole}': {error}") from None

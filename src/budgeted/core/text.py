@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
 from fractions import Fraction
@@ -54,10 +55,13 @@ def parse_duration(text: str) -> float | None:
         return None
     total = Fraction(0)
     for number, unit in _DURATION_PART.findall(text):
-        seconds = _SECONDS.get(unit.lower())
+        seconds, number = _SECONDS.get(unit.lower()), number.replace("_", "")
         if seconds is None:
             return None
-        total += Fraction(number.replace("_", "")) * seconds
+        if float(number) > 1e300:
+            return math.inf
+        if float(number) > 0:  # as a fraction, 1e-999999999 would take all memory
+            total += Fraction(number) * seconds
     return float(total)
 
 
