@@ -163,7 +163,10 @@ class HTD(Schedule):
 
     def __post_init__(self) -> None:
         _require_floor("htd", self.eta)
-        require(self.lower < self.upper, f"htd: lower must be below upper, and they are {self.lower} and {self.upper}")
+        require(
+            -math.inf < self.lower < self.upper < math.inf,
+            f"htd: lower must be below upper, both finite, and they are {self.lower} and {self.upper}",
+        )
 
     def factor(self, p: float) -> float:
         return self.eta + (1.0 - self.eta) * (1.0 - math.tanh(self.lower + (self.upper - self.lower) * p)) / 2.0
@@ -453,8 +456,8 @@ class Plateau:
         require(self.mode in ("max", "min"), f"plateau: mode is max or min, and is '{self.mode}'")
 
     def report(self, state: PlateauState, figure: float) -> PlateauState:
-        """The state after one more figure; NaN counts as no improvement."""
-        if state.best is None or self._better(figure, state.best):
+        """The state after one more figure; NaN and infinity count as no improvement, also as the first."""
+        if math.isfinite(figure) and (state.best is None or self._better(figure, state.best)):
             return PlateauState(state.factor, figure, 0)
         if state.waited + 1 > self.patience:
             return PlateauState(state.factor * self.gamma, state.best, 0)
