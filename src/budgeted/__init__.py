@@ -42,13 +42,20 @@ from .core.spec import schedule
 if TYPE_CHECKING:
     from .train.attach import Run, Summary, attach
     from .train.loop import fit
+    from .train.task import Task
 
 __version__ = "0.1.0"
-_LAZY = {"attach": "train.attach", "Run": "train.attach", "Summary": "train.attach", "fit": "train.loop"}
+_LAZY = {
+    "attach": "train.attach",
+    "Run": "train.attach",
+    "Summary": "train.attach",
+    "fit": "train.loop",
+    "Task": "train.task",
+}
 __all__ = [
     "HTD", "REX", "SGDR", "WSD", "Budget", "BudgetError", "BudgetWarning", "BudgetedError", "Const", "Cosine", "Exp",
     "Floor", "InverseSqrt", "Join", "Linear", "NonFiniteLoss", "OneCycle", "Over", "Plateau", "Points", "Poly",
-    "Repeat", "Run", "RunFolderError", "Schedule", "ScheduleError", "Step", "Summary", "TaskError", "Warmup", "With",
+    "Repeat", "Run", "RunFolderError", "Schedule", "ScheduleError", "Step", "Summary", "Task", "TaskError", "Warmup", "With",
     "attach", "convert", "fit", "schedule",
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import ClassVar, final
 
 from .budget import Amount, Budget, Limit
 from .errors import ScheduleError
-from .schedule import Argument, Schedule, require
+from .schedule import Argument, Points, Schedule, require
 
 
 @final
@@ -69,7 +69,10 @@ class Warmup(Schedule):
 
     @property
     def drives(self) -> Mapping[str, Schedule]:
-        return self.inner.drives
+        """Those of `inner`, held at their start while the warm-up lasts."""
+        if self.share is None:
+            return self.inner.drives  # an absolute warm-up is over before p moves
+        return {name: Join((_hold(curve), curve), (self.share,)) for name, curve in self.inner.drives.items()}
 
     def ramp(self, w: float) -> float:
         """The factor at share w of the warm-up, 0 to 1."""
@@ -102,6 +105,11 @@ class Warmup(Schedule):
         return [str(self.length), self.inner], named | ({"curve": self.curve} if self.curve else {})
 
 
+def _hold(curve: Schedule) -> Schedule:
+    start = curve.factor(0.0)
+    return Points(((0.0, start), (1.0, start)))
+
+
 def absolute_warmup(schedule: object) -> Warmup | None:
     """The warm-up of absolute length that a schedule begins with, or None."""
     return schedule if isinstance(schedule, Warmup) and schedule.absolute is not None else None
@@ -131,6 +139,9 @@ class Join(Schedule):
 
     def __post_init__(self) -> None:
         _require_pure("join", *self.schedules)
+        for schedule in self.schedules:
+            driven = ", ".join(schedule.drives)
+            require(not driven, f"join: '{schedule}' drives {driven} too, which the others do not; drive it by with()")
         edges = (0.0, *self.boundaries, 1.0)
         require(
             len(self.schedules) == len(self.boundaries) + 1 and all(a < b for a, b in itertools.pairwise(edges)),
@@ -203,10 +214,14 @@ class Repeat(Schedule):
     def __post_init__(self) -> None:
         _require_pure("repeat", self.inner)
         require(
-            self.times >= 1 and self.times == int(self.times),
+            1 <= self.times < math.inf and self.times == int(self.times),
             f"repeat: times is a whole number from 1, and is {self.times}",
         )
         object.__setattr__(self, "times", int(self.times))
+
+    @property
+    def drives(self) -> Mapping[str, Schedule]:
+        return {name: Repeat(curve, self.times) for name, curve in self.inner.drives.items()}
 
     def factor(self, p: float) -> float:
         through = p * self.times

@@ -27,3 +27,7 @@ class NonFiniteLoss(BudgetedError):
 
 class BudgetWarning(UserWarning):
     """The budget is kept, but something about the loop wastes it."""
+
+
+class Interrupted(BudgetedError):
+    """A signal stopped the run after its checkpoint was written."""

@@ -46,14 +46,15 @@ class Activity:
     def add(self, seconds: float, at: float, more: int | None = None) -> None:
         self.first_at = self.first_at if self.count else at
         self.count, self.seconds, self.last_at, self.more = self.count + 1, self.seconds + seconds, at, more
-        self.recent = [*self.recent[-2:], seconds]
+        self.recent = [*self.recent[-2:], seconds] if self.count > 1 else [seconds]
 
     @property
     def certain(self) -> float:
         """Seconds that will surely come: the known number of times, or once more; the last at the worst recent cost."""
         if self.more == 0:
             return 0.0
-        return ((self.more or 1) - 1) * self.seconds / self.count + max(self.recent)
+        worst = max(self.recent)
+        return ((self.more or 1) - 1) * (self.seconds / self.count if self.count else worst) + worst
 
     def rate(self, at: float) -> float:
         """Seconds of it for each second of training, where it came at least twice and nobody said how often it will."""
@@ -129,9 +130,9 @@ class Ledger:
     """
 
     __slots__ = (
-        "_clock", "_course", "_first", "_last", "_line", "_longest_normal", "_measuring", "_next_look", "_only",
+        "_clock", "_course", "_first", "_held", "_last", "_line", "_longest_normal", "_measuring", "_next_look", "_only",
         "_origin", "_recent", "_reserve", "_spent", "_stalls", "_timed", "_wall", "_warmup", "activities", "ended_by", "progress",
-        "warmup_progress",
+        "warmup_progress", "within_warmup",
     )  # fmt: skip
 
     def __init__(
@@ -145,6 +146,7 @@ class Ledger:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._clock, self._wall, self._reserve = clock, wall, reserve
+        self._held: Callable[[], float] | None = None  # the clock, while it is held
         self._last = clock()
         self._origin = self._last - elapsed  # the moment at which no second was spent
         self._spent = [0.0, 0.0, 0.0, 0.0, 0.0, elapsed]
@@ -160,6 +162,7 @@ class Ledger:
         self._stalls = Activity(more=None)
         self.activities: dict[str, Activity] = {}
         self.ended_by: Cap | None = None
+        self.within_warmup = False  # whether it ended there
         self._plan()
 
     # What follows from the ledger
@@ -211,6 +214,24 @@ class Ledger:
             left[name] = max(0.0, min(amount, left.get(name, math.inf)))
         return left
 
+    def spent_share(self) -> float:
+        """The share of the budget that is spent, 0 to 1, of the limit that is nearest to its end."""
+        shares = []
+        for track in self._course.tracks:
+            limit = self._limit(track)
+            shares.append(min(1.0, (self.seconds if track.index == SECONDS else self._spent[track.index]) / limit))
+        return max(shares)
+
+    def seconds_left(self) -> float | None:
+        """Seconds until training ends: by the clock, or at the pace so far where the budget counts; None before there is one."""
+        left = self.remaining()
+        seconds = [left["seconds"]] if "seconds" in left else []
+        for track in self._course.tracks:
+            done = self._spent[track.index]
+            if track.index != SECONDS and done:
+                seconds.append(left[RESOURCES[track.index]] / done * self._training_seconds())
+        return min(seconds) if seconds else None
+
     @property
     def update_seconds(self) -> float | None:
         """What one update costs when nothing disturbs it: the median of the recent ones, or None before there are any."""
@@ -240,7 +261,9 @@ class Ledger:
                 self._look()
             if self._line is not None:  # seconds alone: the closed form as a straight line over the clock
                 a, b = self._line
-                self.progress = a + b * now
+                p = a + b * now
+                if p > self.progress:  # a line drawn anew may lie lower by a rounding
+                    self.progress = p
                 return
         track = self._only
         if track is None:
@@ -299,6 +322,11 @@ class Ledger:
             activity.add(seconds, self._training_seconds() - seconds, more)
             self._plan()
 
+    def expect(self, name: str, seconds: float, more: int = 1) -> None:
+        """Keep an estimate in reserve for an activity that has not been measured yet."""
+        self.activities[name] = Activity(recent=[seconds], more=more)
+        self._plan()
+
     def extend(self, caps: Sequence[Cap]) -> None:
         """Go on under other limits: progress stays where it is, and the rest of the decay takes what remains.
 
@@ -327,7 +355,8 @@ class Ledger:
         self._only = self._course.tracks[0] if alone else None
         self._spent[SECONDS] = self._last - self._origin
         for track in self._warmup.tracks if self._warmup else ():
-            self._anchor(track, self.warmup_progress or 0.0, self._limit(track) - self._spent[track.index])
+            if track.index == SECONDS or track.r0 == math.inf:
+                self._anchor(track, self.warmup_progress or 0.0, self._limit(track) - self._spent[track.index])
         for track in self._course.tracks:
             if track.index == SECONDS or track.r0 == math.inf:
                 self._anchor(track, self.progress, self._for_training(track, self._spent[track.index]))
@@ -380,7 +409,8 @@ class Ledger:
         return free / (1.0 + rate) if free > 0 else free
 
     def _training_seconds(self) -> float:
-        return self._last - self._origin - self._stalls.seconds - sum(a.seconds for a in self.activities.values())
+        now = self._last if self._timed else self._clock()
+        return now - self._origin - self._stalls.seconds - sum(a.seconds for a in self.activities.values())
 
     def _settle(self, duration: float) -> None:
         """Decide what an unusually long update cost, and let the rest of its duration shrink what remains."""
@@ -413,6 +443,7 @@ class Ledger:
         self._plan()
 
     def _end(self) -> None:
+        self.within_warmup = self._warmup is not None
         self.ended_by = next(t.cap for t in self._course.tracks if self._spent[t.index] >= t.stop)
         self.progress, self._warmup, self.warmup_progress = 1.0, None, None
         self._only = None
@@ -425,10 +456,18 @@ class Ledger:
         self._course = _Course(caps)
         self._plan()
 
-    def restart_clock(self) -> None:
-        """Count seconds from now."""
-        self._last = self._origin = self._clock()
-        self._plan()
+    def hold_clock(self) -> None:
+        """Count no seconds until `start_clock`."""
+        self._held, now = self._clock, self._clock()
+        self._clock = lambda: now
+
+    def start_clock(self) -> None:
+        """Count seconds from now on, where the clock was held."""
+        if self._held is not None:
+            seconds, self._clock, self._held = self.seconds, self._held, None
+            self._last = self._clock()
+            self._origin = self._last - seconds
+            self._plan()
 
     def state_dict(self) -> dict[str, Any]:
         """All of it as numbers, lists and dicts; a ledger with the same caps goes on from it to the last bit."""

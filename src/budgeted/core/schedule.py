@@ -449,7 +449,7 @@ class Plateau:
     def __post_init__(self) -> None:
         require(0 < self.gamma < 1, f"plateau: gamma is a factor between 0 and 1, and is {self.gamma}")
         require(
-            self.patience >= 0 and self.patience == int(self.patience),
+            0 <= self.patience < math.inf and self.patience == int(self.patience),
             f"plateau: patience is a whole number, and is {self.patience}",
         )
         require(0 <= self.threshold < 1, f"plateau: threshold is a share from 0 to below 1, and is {self.threshold}")

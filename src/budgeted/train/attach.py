@@ -6,6 +6,7 @@ micro-batches and updates that mixed precision skips never reach the hooks, so t
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import time
 import warnings
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch.optim import Optimizer
 
-from ..core.budget import Budget, Cap, Limit, Terms
+from ..core.budget import Budget, Cap, Deadline, Limit, Terms
 from ..core.clock import process_age
 from ..core.compose import Over, Warmup, absolute_warmup
 from ..core.errors import BudgetError, BudgetWarning, ScheduleError
@@ -44,7 +45,7 @@ def attach(
     samples_per_step: float = 0,
     tokens_per_step: float = 0,
     devices: int = 1,
-    anchor: str = "now",
+    anchor: str | float = "now",
     reserve: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
@@ -52,7 +53,8 @@ def attach(
     """Let a budget drive an optimizer's learning rate to its end exactly when the budget ends.
 
     Args:
-        optimizer: any PyTorch optimizer, or several on one ledger; an update of the first counts as a step.
+        optimizer: any PyTorch optimizer, or several on one ledger in the order in which a turn of the loop steps them; an
+            update of the last counts as a step.
         budget: text such as `45min or 30ep`, or a `Budget`.
         schedule: text such as `linear` or `step(2/3, 8/9)`, a dict, a `Schedule` or a `Plateau`.
         warmup: a ramp before the schedule, `500 steps` or `5%`; an absolute one is the same at every budget.
@@ -60,7 +62,7 @@ def attach(
         full: the full budget that `5%` is a share of.
         samples_per_step, tokens_per_step: what one update spends, where that is constant; see also `Run.count`.
         devices: accelerators that the run holds, for GPU-hours.
-        anchor: what seconds are counted from: `now`, `process` (its start) or `first step`.
+        anchor: what seconds are counted from: `now`, `process` (its start) or `first step`; or how many are spent.
         reserve: seconds to keep for what comes after training, beside what `measure` finds out.
         clock, wall: the monotonic and the wall clock, in seconds.
 
@@ -69,25 +71,26 @@ def attach(
         ScheduleError: for an unknown schedule, or an optimizer that something else drives already.
     """
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    if not optimizers:
+        raise ScheduleError("there is nothing to attach to; give an optimizer, or several")
     plan, budget = read_schedule(schedule), Budget.of(budget)
     if warmup is not None:
         plan = _with_warmup(plan, warmup)
     terms = Terms(steps_per_epoch, Budget.of(full) if full else None, devices)
-    caps = budget.caps(terms)
-    _require_measurable(caps)
-    ramp = absolute_warmup(plan)
+    caps, ramp = budget.caps(terms), absolute_warmup(plan)
     warmup_caps = ramp.length.caps(terms) if ramp else ()
+    horizon_caps = plan.horizon.caps(terms) if isinstance(plan, Over) else ()
+    _require_measurable((*caps, *warmup_caps, *horizon_caps))
     _require_room(warmup_caps, caps)
-    if anchor not in _ANCHORS:
-        raise BudgetError(f"anchor '{anchor}' is unknown; it is one of {', '.join(_ANCHORS)}")
-    elapsed = process_age() if anchor == "process" else 0.0
+    elapsed = _elapsed(anchor)
     ledger = Ledger(caps, warmup=warmup_caps, elapsed=elapsed, reserve=reserve, clock=clock, wall=wall)
     if ledger.done:
         raise BudgetError(
-            f"budget '{budget}': nothing is left of it; {format_duration(round(elapsed, 1))} had passed since the process started. "
-            "Give a longer one, or anchor='now'"
+            f"budget '{budget}': nothing is left of it to train in; {format_duration(round(elapsed, 1))} had passed before "
+            "the first update. Give a longer one, or another anchor"
         )
-    return Run(optimizers, budget, plan, ledger, terms, caps, (samples_per_step, tokens_per_step), anchor)
+    per_step = samples_per_step, tokens_per_step
+    return Run(optimizers, budget, plan, ledger, terms, caps, (*warmup_caps, *horizon_caps), per_step, anchor)
 
 
 class Run:
@@ -101,32 +104,43 @@ class Run:
         ledger: Ledger,
         terms: Terms,
         caps: Sequence[Cap],
+        phases: Sequence[Cap],
         per_step: tuple[float, float],
-        anchor: str,
+        anchor: str | float,
     ) -> None:
         self.budget, self.schedule, self.ledger, self.anchor = budget, schedule, ledger, anchor
         self.factor = math.nan  # of the last update that ran
         self._terms, self._caps = terms, tuple(caps)
+        self._phases = tuple(phases)  # the length of an absolute warm-up, or of the schedule's own horizon
         self._per_step, self._samples, self._tokens = per_step, 0.0, 0.0
         self._pending = False  # whether the update under way was said to spend samples or tokens
         self._unproven = True  # until the first update has shown that what the budget counts is counted
+        self._spent_before = ledger.spent()  # that update
         self._plateau = PlateauState()
         self._wasted = False
         self._driver = self._choose_driver()
         self._curves = dict(schedule.drives) if isinstance(schedule, Schedule) else {}
         self._knobs = [_Knobs(optimizer, self._curves) for optimizer in optimizers]
-        self._pipeline = _Pipeline.of(optimizers[0], ledger)
+        for knobs in self._knobs:
+            knobs.claim()
+        # Counted at the last, so that every optimizer's update k runs at s(k/T), and none at the end before it has ended.
+        self._pipeline = _Pipeline.of(optimizers[-1], ledger)
         self._handles = [k.optimizer.register_step_pre_hook(_eager(self._setter(k), k.optimizer)) for k in self._knobs]
-        self._handles.append(optimizers[0].register_step_post_hook(_eager(self._counter(), optimizers[0])))
+        self._handles.append(optimizers[-1].register_step_post_hook(_eager(self._counter(), optimizers[-1])))
         if anchor == "first step":
-            self._start_clock_at_first_step(optimizers[0])
+            ledger.hold_clock()
+            start = _eager(lambda *_: ledger.start_clock(), optimizers[0])
+            self._handles.append(optimizers[0].register_step_pre_hook(start))
 
     # What a loop asks
 
     @property
     def done(self) -> bool:
         """Whether the budget for training is spent: stop updating, evaluate, save."""
-        return self.ledger.done
+        running = self.ledger.ended_by is None
+        if running and self.ledger.done:  # time ran out between two updates
+            self._hold_end()
+        return self.ledger.ended_by is not None
 
     @property
     def progress(self) -> float:
@@ -234,12 +248,14 @@ class Run:
             raise ScheduleError(
                 f"the state was made under schedule '{state['schedule']}', this run has '{self.schedule}'; attach with that one"
             )
-        differs = state["budget"] != str(self.budget)
+        # The same text is another budget where an epoch became longer or the SLURM job is a new one.
+        differs = [row[:2] for row in state["caps"]] != [[cap.resource, cap.amount] for cap in self._caps]
         if differs and not change:
             raise BudgetError(self._explain_change(state))
         wanted, self._caps = self._caps, tuple(Cap(r, a, Budget.parse(text).limits[0]) for r, a, text in state["caps"])
         self.ledger.rebase(self._caps)
         self.ledger.load_state_dict(state["ledger"])
+        self._spent_before = self.ledger.spent()
         self.factor = state["factor"]
         self._plateau = PlateauState(**state["plateau"])
         for knobs, bases in zip(self._knobs, state["bases"], strict=True):
@@ -257,8 +273,12 @@ class Run:
         if isinstance(self.schedule, Schedule):
             before, after = self.schedule.factor(then), self.schedule.factor(naive)
             jump = f" Taken as a share of the new budget, the rate would jump from {before:.3g} to {after:.3g} of its base."
+        old, new = f"'{state['budget']}'", f"'{self.budget}'"
+        if old == new:
+            old += f" ({_amounts((resource, amount) for resource, amount, _ in state['caps'])})"
+            new += f" ({_amounts((cap.resource, cap.amount) for cap in self._caps)})"
         return (
-            f"this run was made under budget '{state['budget']}' and is resumed under '{self.budget}'.{jump} "
+            f"this run was made under budget {old} and is resumed under {new}.{jump} "
             "Pass change=True (--extend or --shorten) and the decay bends from where it is to the new end, or give the old budget"
         )
 
@@ -270,8 +290,7 @@ class Run:
         if isinstance(schedule, Plateau):
             return lambda: self._plateau.factor
         if isinstance(schedule, Over):
-            cap = schedule.horizon.caps(self._terms)[0]
-            return lambda: schedule.factor(min(1.0, ledger.spent_of(cap) / cap.amount))
+            return lambda: schedule.factor(self._position())
         formula, ramp = schedule.factor, absolute_warmup(schedule)
         if ramp is None:
             return lambda: formula(ledger.progress)
@@ -281,6 +300,13 @@ class Run:
             return formula(ledger.progress) if w is None else ramp.ramp(w)
 
         return warming
+
+    def _position(self) -> float:
+        """Progress through what the schedule spans: the budget, or a horizon of its own."""
+        if not isinstance(self.schedule, Over):
+            return self.ledger.progress
+        horizon = self._phases[0]
+        return min(1.0, self.ledger.spent_of(horizon) / horizon.amount)
 
     def _setter(self, knobs: _Knobs) -> Hook:
         """The pre-step hook of one optimizer: the rate of the update about to happen."""
@@ -302,12 +328,12 @@ class Run:
                     _put(group, "lr", rates[g] * factor)
                 g += 1
             if curves:
-                knobs.turn_others(ledger.progress)
+                knobs.turn_others(self._position())
 
         return set_rates
 
     def _counter(self) -> Hook:
-        """The post-step hook of the first optimizer: one update happened."""
+        """The post-step hook of the last optimizer: one update happened."""
         ledger, update, pipeline = self.ledger, self.ledger.update, self._pipeline
         samples, tokens = self._per_step
 
@@ -329,14 +355,6 @@ class Run:
 
         return count
 
-    def _start_clock_at_first_step(self, optimizer: Optimizer) -> None:
-        def start(*_: Any) -> None:
-            if not self.ledger.steps:
-                self.ledger.restart_clock()
-            handle.remove()
-
-        handle = optimizer.register_step_pre_hook(start)
-
     def _hold_end(self) -> None:
         """After the last update the optimizer holds s(1)."""
         if isinstance(self.schedule, Schedule) and not isinstance(self.schedule, Over):
@@ -345,13 +363,18 @@ class Run:
 
     def _after_first_update(self) -> None:
         self._unproven = False
+        if self.anchor == "first step":
+            self._handles.pop().remove()  # the clock has started
+        spent = self.ledger.spent()
         for resource, how in (("samples", "samples_per_step=, use run.over(loader) or call run.count(samples=...)"),
                               ("tokens", "tokens_per_step= or call run.count(tokens=...)")):  # fmt: skip
-            if self._counts(resource) and not self.ledger.spent().get(resource):
-                raise BudgetError(f"budget '{self.budget}': the first update spent no {resource}; pass {how}")
+            if self._counts(resource) and spent.get(resource, 0) == self._spent_before.get(resource, 0):
+                raise BudgetError(
+                    f"budget '{self.budget}', schedule '{self.schedule}': the first update spent no {resource}; pass {how}"
+                )
 
     def _counts(self, resource: str) -> bool:
-        return any(cap.resource == resource for cap in self._caps)
+        return any(cap.resource == resource for cap in (*self._caps, *self._phases))
 
     def _warn_of_waste(self) -> None:
         if not self._wasted:
@@ -382,7 +405,6 @@ class _Knobs:
             )
         self.optimizer, self.curves = optimizer, dict(curves)
         self.bases = [self._read(group) for group in optimizer.param_groups]
-        optimizer._budgeted = True  # type: ignore[attr-defined]
 
     @property
     def bases(self) -> list[dict[str, float]]:
@@ -404,7 +426,11 @@ class _Knobs:
 
     def learn_new_groups(self) -> list[float]:
         """Parameter groups added since: their rate as they came is their base."""
-        self.bases = self.bases + [self._read(group) for group in self.optimizer.param_groups[len(self.bases) :]]
+        old = self.optimizer.param_groups[: len(self.bases)]
+        new = self.optimizer.param_groups[len(self.bases) :]
+        # A tensor that is the optimizer's default is one for all groups that have it, and stands decayed already.
+        shared = {id(g["lr"]): rate for g, rate in zip(old, self.rates, strict=False) if isinstance(g["lr"], torch.Tensor)}
+        self.bases = self.bases + [self._read(g) | {"lr": shared.get(id(g["lr"]), float(g["lr"]))} for g in new]
         return self.rates
 
     def turn(self, factor: float, progress: float) -> None:
@@ -423,6 +449,9 @@ class _Knobs:
                     betas = list(group[key])
                     betas[place] = base[name] * factor
                     group[key] = tuple(betas)
+
+    def claim(self) -> None:
+        self.optimizer._budgeted = True  # type: ignore[attr-defined]
 
     def release(self) -> None:
         self.optimizer._budgeted = False  # type: ignore[attr-defined]
@@ -497,7 +526,7 @@ class Summary:
     last_factor: float
     ended_by: str | None
     activities: dict[str, float]
-    anchor: str
+    anchor: str | float
 
     def __str__(self) -> str:
         spent = [f"{int(self.spent['steps']):,} updates"]
@@ -515,6 +544,16 @@ def _seconds(seconds: float) -> str:
     return format_duration(round(seconds)) if seconds >= 60 else f"{format_number(round(seconds, 2))}s"
 
 
+def _elapsed(anchor: str | float) -> float:
+    if isinstance(anchor, int | float) and anchor >= 0:
+        return float(anchor)
+    if anchor not in _ANCHORS:
+        raise BudgetError(
+            f"anchor '{anchor}' is unknown; it is one of {', '.join(_ANCHORS)}, or the seconds spent already"
+        )
+    return process_age() if anchor == "process" else 0.0
+
+
 def _with_warmup(schedule: Schedule | Plateau, warmup: str | Limit) -> Schedule:
     if not isinstance(schedule, Schedule):
         raise ScheduleError(f"a warm-up leads into a schedule; '{schedule}' follows the metric")
@@ -522,6 +561,13 @@ def _with_warmup(schedule: Schedule | Plateau, warmup: str | Limit) -> Schedule:
     if len(limits) != 1:
         raise ScheduleError(f"warm-up '{warmup}' is more than one limit; give one, such as 500 steps or 5%")
     return Warmup(schedule, limits[0])
+
+
+def _amounts(caps: Iterable[tuple[str, float]]) -> str:
+    return " or ".join(
+        str(Deadline(dt.datetime.fromtimestamp(amount, dt.UTC))) if resource == "clock" else f"{format_number(amount)} {resource}"
+        for resource, amount in caps
+    )
 
 
 def _require_measurable(caps: Iterable[Cap]) -> None:
@@ -544,7 +590,7 @@ def _require_room(warmup: Iterable[Cap], caps: Iterable[Cap]) -> None:
 def _batch_size(batch: Any) -> int:
     """Samples in a batch: the length of the first tensor found in it."""
     if isinstance(batch, torch.Tensor):
-        return len(batch)
+        return len(batch) if batch.ndim else 0
     for part in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ():
         if size := _batch_size(part):
             return size

@@ -1,0 +1,193 @@
+"""`budgeted train`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..core.budget import Budget
+from ..core.errors import BudgetedError
+from ..core.record import RunFolder, Spec
+from ..core.spec import schedule as read_schedule
+
+
+@click.command()
+@click.argument("task", default="digits")
+@click.option("--budget", "budget_text", help="For instance 45min, 5%, '10ep or 1h'.  [default: 30s]")
+@click.option("--schedule", default="linear", show_default=True, help="See `budgeted schedule`.")
+@click.option("--warmup", help="A ramp before the schedule: '500 steps', 30s or 5%.  [default: the task's]")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where run folders go.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="BUDGETED_DATA",
+    help="Folder with the data sets.  [env: BUDGETED_DATA]",
+)
+@click.option("--device", help="cpu, cuda, cuda:1.  [default: the first GPU, or the CPU]")
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    help="auto measures; or float32, float32-channels-last, bf16, bf16-channels-last.",
+)
+@click.option("--deterministic", is_flag=True, help="The same seed gives the same weights to the bit.")
+@click.option("--no-refresh", is_flag=True, help="Leave batch norm's statistics at the end as training left them.")
+@click.option(
+    "--evaluations",
+    type=click.IntRange(1),
+    help="How often to evaluate.  [default: each epoch; 10 under a time budget]",
+)
+@click.option("--no-curve", is_flag=True, help="Do not draw curve.png: matplotlib's start is charged to the budget.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on from a run folder's checkpoint.")
+@click.option(
+    "--extend", "change", flag_value="extend", help="With --resume and --budget: go on under a longer budget."
+)
+@click.option(
+    "--shorten", "change", flag_value="shorten", help="With --resume and --budget: go on under a shorter one."
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def train(
+    task: str,
+    budget_text: str | None,
+    schedule: str,
+    warmup: str | None,
+    seed: int,
+    out: Path,
+    data: Path | None,
+    device: str | None,
+    precision: str,
+    deterministic: bool,
+    no_refresh: bool,
+    evaluations: int | None,
+    no_curve: bool,
+    resume: Path | None,
+    change: str | None,
+    as_json: bool,
+) -> None:
+    r"""Train TASK until the budget ends, and keep the best checkpoint that it buys.
+
+    Seconds count from the start of this process: 20s are 20 s to the person who waits, imports and data included.
+
+    \b
+    budgeted train
+    budgeted train fashion-mnist --budget 5% --schedule cosine
+    budgeted train mine.py:MyTask --budget "1h or 30ep"
+    """
+    if resume is not None:
+        folder = RunFolder.open(resume)
+        spec = folder.spec
+        replaced = _changed_budget(spec, budget_text, change)
+        if folder.result is not None:
+            raise BudgetedError(f"'{resume}' is finished: its budget is spent; train anew with a larger one")
+    else:
+        if change is not None:
+            raise BudgetedError(f"--{change} goes with --resume RUN and a new --budget")
+        replaced = None
+        spec = _spec(
+            task, budget_text or "30s", schedule, warmup, seed, deterministic, precision, not no_refresh, evaluations
+        )
+    # From here on PyTorch is imported: what can be wrong in a line of text was found before.
+    from ..tasks import registry
+
+    chosen = registry.load(spec.task)
+    if resume is None:
+        if warmup is None and chosen.warmup is not None:
+            spec = _spec(
+                task, spec.budget, schedule, chosen.warmup, seed, deterministic, precision, not no_refresh, evaluations
+            )
+        _check_device(device)
+        folder = RunFolder.create(out, spec)
+    result = _run(chosen, spec, folder, data, device, resume is not None, replaced, not no_curve)
+    if as_json:
+        click.echo(json.dumps(result))
+    else:
+        _summarize(result)
+
+
+def _spec(
+    task: str,
+    budget: str,
+    schedule: str,
+    warmup: str | None,
+    seed: int,
+    deterministic: bool,
+    precision: str,
+    refresh: bool,
+    evaluations: int | None,
+) -> Spec:
+    plan = str(read_schedule(f"warmup({warmup}, {schedule})" if warmup else schedule))
+    return Spec(task, str(Budget.parse(budget)), plan, seed, deterministic, precision, refresh, evaluations)
+
+
+def _changed_budget(spec: Spec, text: str | None, change: str | None) -> Budget | None:
+    """The budget that replaces the old one on resume, if one was given and meant."""
+    if text is None:
+        if change is not None:
+            raise BudgetedError(f"--{change} needs the new budget: --budget")
+        return None
+    new = Budget.parse(text)
+    if str(new) == spec.budget:
+        return None
+    if change is None:
+        raise BudgetedError(
+            f"the run was made under budget '{spec.budget}' and is resumed under '{new}': taken as a share of the new one, "
+            "the rate would jump; add --extend or --shorten and the decay bends from where it is to the new end"
+        )
+    return new
+
+
+def _check_device(device: str | None) -> None:
+    if device is None:
+        return
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise BudgetedError(f"device '{device}' cannot be used here ({reason}); give cpu, or leave it out") from None
+
+
+def _run(
+    task: Any,
+    spec: Spec,
+    folder: RunFolder,
+    data: Path | None,
+    device: str | None,
+    resume: bool,
+    replaced: Budget | None,
+    curve: bool,
+) -> dict[str, Any]:
+    from ..report.live import live
+    from ..train.loop import fit
+
+    picture: Callable[[RunFolder], None] | None = None
+    if curve:
+        from ..report.curve import draw_curve
+
+        picture = draw_curve
+    rows = fit(
+        task,
+        spec,
+        folder,
+        root=data,
+        device=device,
+        anchor="process",
+        reserve=0.15,  # to print the summary and leave the interpreter
+        picture=picture,
+        resume=resume,
+        change=replaced,
+    )
+    return live(rows, spec, task.metric, shown=sys.stderr.isatty())
+
+
+def _summarize(result: dict[str, Any]) -> None:
+    from ..report.summary import print_summary
+
+    print_summary(result)

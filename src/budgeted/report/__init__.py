@@ -1,0 +1,1 @@
+"""Numbers to terminal, text and pictures."""

@@ -1,0 +1,51 @@
+"""The live bar of a training run; quiet when nobody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from ..core.record import Spec
+from ..core.text import format_duration
+
+
+def live(
+    rows: Generator[dict[str, Any], None, dict[str, Any]], spec: Spec, metric: str, *, shown: bool
+) -> dict[str, Any]:
+    """Exhaust the rows, showing them as they come, and return the result."""
+    if not shown:
+        while True:
+            try:
+                next(rows)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=console, transient=True, expand=True) as bar:
+        watched = bar.add_task(f"{spec.task} {spec.budget}", total=1.0, figures="setting up")
+        best = ""
+        while True:
+            try:
+                row = next(rows)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            if metric in row:
+                best = f"  {metric} {row[metric]:.4f}"
+            figures = _figures(row, narrow=console.width < 100) + best
+            bar.update(watched, completed=row["spent"], figures=figures)
+
+
+def _figures(row: dict[str, Any], *, narrow: bool) -> str:
+    left = f"{format_duration(round(row['left']))} left" if row["left"] is not None else ""
+    loss = f"  loss {row['loss']:.3f}" if row["loss"] is not None else ""
+    if narrow:
+        return left + loss
+    return f"{left}  p {row['progress']:.3f}  rate x{row['factor']:.3f}{loss}"

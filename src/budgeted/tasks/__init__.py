@@ -1,0 +1,1 @@
+"""One file a task: model, loss, data, metric, recipe, full budget."""

@@ -1,0 +1,45 @@
+"""Image classification by cross-entropy and SGD with momentum, from images in device memory."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..train.data import Batch, Images
+from ..train.task import Task
+
+
+class Classification(Task):
+    """A task whose metric is accuracy on held-out images."""
+
+    rate: ClassVar[float] = 0.1
+    momentum: ClassVar[float] = 0.9
+    weight_decay: ClassVar[float] = 5e-4
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """SGD with momentum; weight decay on every parameter, as the paper's code has it."""
+        return torch.optim.SGD(
+            model.parameters(), lr=self.rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
+        )
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return nn.functional.cross_entropy(model(batch.inputs), batch.targets)
+
+    def evaluate(self, model: nn.Module, data: Images) -> dict[str, float]:
+        """Accuracy, 0 to 1, and mean loss."""
+        right = torch.zeros((), device=data.labels.device, dtype=torch.int64)
+        loss = torch.zeros((), device=data.labels.device)
+        for inputs, targets in data.in_order(500):
+            logits = model(inputs).float()
+            right += (logits.argmax(1) == targets).sum()
+            loss += nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return {"accuracy": right.item() / data.samples, "validation_loss": loss.item() / data.samples}
+
+
+def hold_out(images: Tensor, labels: Tensor, count: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Split off `count` samples at random, always the same ones, for validation."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    kept, held = order[count:], order[:count]
+    return (images[kept], labels[kept]), (images[held], labels[held])

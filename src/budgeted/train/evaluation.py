@@ -1,0 +1,85 @@
+"""When to evaluate, what it will cost, and batch norm's statistics made fit to be evaluated."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .attach import Run
+from .data import Batch
+
+_OVER_TIME = 10  # evaluations over a budget in time; where the budget counts, one an epoch
+_SHARE = 0.1  # of the time so far that evaluations before the last may take, where time is the budget
+
+
+@dataclass(slots=True)
+class Evaluations:
+    """Fixed points of progress, thinned where time is the budget and they would eat too much of it."""
+
+    points: int
+    passed: int = 0
+    skipped: int = 0  # of the passed, for want of time
+
+    @classmethod
+    def of(cls, run: Run, steps_per_epoch: int, wanted: int | None) -> Evaluations:
+        """As many as wanted; else one an epoch, or ten where time is a limit."""
+        steps = run.remaining.get("steps")
+        if wanted is None and (run.ledger.timed or steps is None):
+            wanted = _OVER_TIME
+        return cls(wanted or max(1, round((steps or 0) / steps_per_epoch)))
+
+    def due(self, run: Run) -> bool:
+        """Whether a point was crossed, other than the end, and there is time for an evaluation."""
+        point = int(run.progress * self.points + 1e-9)
+        if point <= self.passed or point >= self.points:
+            return False
+        self.passed = point
+        evaluation = run.ledger.activities.get("evaluation")
+        if evaluation is None or not run.ledger.timed:
+            return True
+        affordable = evaluation.seconds + max(evaluation.recent) <= _SHARE * run.ledger.seconds
+        self.skipped += not affordable
+        return affordable
+
+    def to_come(self, run: Run) -> int:
+        """How many more there will be after one now, the last one included, as far as there is time for them."""
+        left = self.points - self.passed
+        evaluation = run.ledger.activities.get("evaluation")
+        if run.ledger.timed and evaluation is not None:
+            seconds = run.remaining.get("seconds", math.inf)
+            left = min(left, 1 + int(_SHARE * seconds / max(*evaluation.recent, 1e-6)))
+        return max(1, left)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether the model keeps running statistics that can lag behind its weights."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def with_fresh_statistics(
+    model: nn.Module, batches: Iterable[Batch], autocast: AbstractContextManager[object]
+) -> nn.Module:
+    """A copy of the model whose batch norms hold the mean statistics of some training batches.
+
+    At small budgets the running averages lag behind the weights, and cost points of accuracy at the end.
+    """
+    model = copy.deepcopy(model)
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+    model.train()
+    with torch.inference_mode(), autocast:
+        for batch in batches:
+            model(batch.inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model

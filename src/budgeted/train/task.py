@@ -1,0 +1,63 @@
+"""What a task is: the few attributes that the loop asks of it. A user's own task has the same ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .data import Batch, TrainingData
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a task trains on, and what its metric is taken on."""
+
+    train: TrainingData
+    validation: Any
+
+
+class Task(ABC):
+    """A model, its data, a recipe, a metric and a full budget.
+
+    Subclass it, or write any class with these attributes; `budgeted train path/to/file.py:Name` trains it.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]  # one line for `budgeted tasks`
+    full_budget: ClassVar[str]  # what 100 % is, for instance 200ep
+    off_the_shelf: ClassVar[str] = "step-d2"  # the schedule that people use for it
+    warmup: ClassVar[str | None] = None  # an absolute length, kept at every budget
+    metric: ClassVar[str] = "accuracy"
+    maximize: ClassVar[bool] = True
+
+    @abstractmethod
+    def data(self, root: Path | None, device: torch.device) -> Data:
+        """The data, on the device where it fits there.
+
+        Args:
+            root: the folder with the data sets; None where none was given.
+
+        Raises:
+            TaskError: where the data is missing or damaged, with what to do.
+        """
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A freshly initialised model, on the CPU."""
+
+    @abstractmethod
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The recipe's optimizer at its base learning rate."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The scalar training loss of a batch."""
+
+    @abstractmethod
+    def evaluate(self, model: nn.Module, data: Any) -> dict[str, float]:
+        """The figures of a model in evaluation mode; the one named `metric` chooses the best checkpoint."""
