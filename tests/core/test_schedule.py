@@ -214,6 +214,7 @@ def test_one_cycle_drives_the_momentum_the_other_way():
         (lambda: Points(((0, 1), (1, math.nan))), "points: factors must be at least zero and finite"),
         (lambda: Plateau(gamma=1), "plateau: gamma is a factor between 0 and 1, and is 1"),
         (lambda: Plateau(patience=-1), "plateau: patience is a whole number, and is -1"),
+        (lambda: Plateau(patience=math.inf), "plateau: patience is a whole number, and is inf"),
         (lambda: Plateau(threshold=1), "plateau: threshold is a share from 0 to below 1, and is 1"),
         (lambda: Plateau(mode="best"), "plateau: mode is max or min, and is 'best'"),
     ],
