@@ -129,7 +129,7 @@ def convert(source: Any, horizon: float | None = None, *, base: float | None = N
     end = _horizon(source, horizon)
     require(0 <= warmup < end, f"a warm-up of {warmup} steps leaves nothing of a horizon of {end}")
     others: list[tuple[str, list[float]]] = []
-    if hasattr(source, "optimizer") and hasattr(source, "base_lrs"):
+    if hasattr(source, "optimizer") and hasattr(source, "step"):  # SequentialLR and ChainedScheduler have no more
         values, others = _torch_curves(source, _whole(end), base)
     elif isinstance(source, Sequence):
         values = _factors(list(source), base)
@@ -205,9 +205,9 @@ def _torch_curves(
     scheduler: Any, horizon: int, base: float | None
 ) -> tuple[list[float], list[tuple[str, list[float]]]]:
     """Factors of the rate, and of the momentum where it moves, by stepping a copy that drives a copy of the groups."""
-    require(
-        scheduler.last_epoch == 0, f"the scheduler has taken {scheduler.last_epoch} steps already; convert a fresh one"
-    )
+    # A ChainedScheduler does not count; those in it do.
+    taken = max(getattr(each, "last_epoch", 0) for each in (scheduler, *getattr(scheduler, "_schedulers", ())))
+    require(taken == 0, f"the scheduler has taken {taken} steps already; convert a fresh one")
     groups = [{k: v for k, v in group.items() if k != "params"} for group in scheduler.optimizer.param_groups]
     stand_in = SimpleNamespace(
         param_groups=copy.deepcopy(groups), defaults=scheduler.optimizer.defaults, step=lambda: None
