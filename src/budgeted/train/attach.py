@@ -429,7 +429,9 @@ class _Knobs:
         old = self.optimizer.param_groups[: len(self.bases)]
         new = self.optimizer.param_groups[len(self.bases) :]
         # A tensor that is the optimizer's default is one for all groups that have it, and stands decayed already.
-        shared = {id(g["lr"]): rate for g, rate in zip(old, self.rates, strict=False) if isinstance(g["lr"], torch.Tensor)}
+        shared = {
+            id(g["lr"]): rate for g, rate in zip(old, self.rates, strict=False) if isinstance(g["lr"], torch.Tensor)
+        }
         self.bases = self.bases + [self._read(g) | {"lr": shared.get(id(g["lr"]), float(g["lr"]))} for g in new]
         return self.rates
 
@@ -565,7 +567,9 @@ def _with_warmup(schedule: Schedule | Plateau, warmup: str | Limit) -> Schedule:
 
 def _amounts(caps: Iterable[tuple[str, float]]) -> str:
     return " or ".join(
-        str(Deadline(dt.datetime.fromtimestamp(amount, dt.UTC))) if resource == "clock" else f"{format_number(amount)} {resource}"
+        str(Deadline(dt.datetime.fromtimestamp(amount, dt.UTC)))
+        if resource == "clock"
+        else f"{format_number(amount)} {resource}"
         for resource, amount in caps
     )
 
