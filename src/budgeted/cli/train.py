@@ -103,7 +103,11 @@ def train(
             )
         _check_device(device)
         folder = RunFolder.create(out, spec)
-    result = _run(chosen, spec, folder, data, device, resume is not None, replaced, not no_curve)
+    try:
+        result = _run(chosen, spec, folder, data, device, resume is not None, replaced, not no_curve)
+    except BaseException:
+        folder.discard()  # of what never trained, nothing is left behind
+        raise
     if as_json:
         click.echo(json.dumps(result))
     else:

@@ -277,8 +277,13 @@ class Ledger:
             self._end()
 
     def _look(self) -> None:
-        """The stop, for seconds alone, and a review where one is due."""
-        self._spent[SECONDS] = self._last - self._origin
+        """The stop, for seconds alone, and a review where one is due, from where this update has led."""
+        if self._line is None:
+            self._advance()
+        else:
+            self._spent[SECONDS] = self._last - self._origin
+            a, b = self._line
+            self.progress = max(self.progress, min(a + b * self._last, 1.0))
         self._review()
         if self._line is not None and self._course.over(self._spent):
             self._end()
@@ -405,8 +410,11 @@ class Ledger:
             return left
         at = self._training_seconds()
         free = left - self._reserve - sum(a.certain for a in self.activities.values())
-        rate = self._stalls.rate(at) + sum(a.rate(at) for a in self.activities.values())
-        return free / (1.0 + rate) if free > 0 else free
+        if free <= 0:
+            return free
+        rate = 1.0 + sum(a.rate(at) for a in self.activities.values())
+        # A burst of stalls, such as compilation, says little of the rest: expect at most as many seconds again as so far.
+        return max(free / (rate + self._stalls.rate(at)), (free - self._stalls.seconds) / rate)
 
     def _training_seconds(self) -> float:
         now = self._last if self._timed else self._clock()
@@ -443,8 +451,11 @@ class Ledger:
         self._plan()
 
     def _end(self) -> None:
+        if self.ended_by is not None:
+            return  # what is spent afterwards changes nothing
         self.within_warmup = self._warmup is not None
-        self.ended_by = next(t.cap for t in self._course.tracks if self._spent[t.index] >= t.stop)
+        self._course.binding = next(t for t in self._course.tracks if self._spent[t.index] >= t.stop)
+        self.ended_by = self._course.binding.cap
         self.progress, self._warmup, self.warmup_progress = 1.0, None, None
         self._only = None
         self._line = (1.0, 0.0) if self._timed else None
@@ -480,6 +491,7 @@ class Ledger:
             "spent": dict(zip(RESOURCES, self._spent, strict=True)),
             "progress": self.progress,
             "anchors": anchors(self._course),
+            "binding": self._course.tracks.index(self._course.binding),
             "warmup_progress": self.warmup_progress,
             "warmup_anchors": self._warmup and anchors(self._warmup),
             "stalls": asdict(self._stalls),
@@ -495,6 +507,7 @@ class Ledger:
         self._origin = self._last - seconds
         self.progress = state["progress"]
         self._restore(self._course, state["anchors"])
+        self._course.binding = self._course.tracks[state["binding"]]
         self.warmup_progress = state["warmup_progress"]
         if self._warmup and state["warmup_anchors"]:
             self._restore(self._warmup, state["warmup_anchors"])

@@ -136,6 +136,13 @@ class RunFolder:
                 ) from None
             yield row
 
+    def discard(self) -> None:
+        """Remove a folder in which nothing was trained; one that holds rows or checkpoints stays."""
+        if all(child.name in ("spec.json", "environment.json") for child in self.path.iterdir()):
+            for child in self.path.iterdir():
+                child.unlink()
+            self.path.rmdir()
+
     def append(self, row: Mapping[str, Any]) -> None:
         """Log one row."""
         with _explained(self.path), open(self.path / "rows.jsonl", "a", encoding="utf-8") as file:

@@ -63,12 +63,10 @@ def read(root: Path | None) -> tuple[Tensor, Tensor]:
     Raises:
         TaskError: where a file is missing or is not the original.
     """
-    folder = find(root, "cifar-10-batches-py", _download, "CIFAR-10")
+    folder = find(root, "cifar-10-batches-py", list(_FILES), _download, "CIFAR-10")
     images, labels = [], []
     for name, digest in _FILES.items():
         path = folder / name
-        if not path.is_file():
-            raise damaged(path, "the file is missing")
         content = path.read_bytes()
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != digest:
             raise damaged(path, "its MD5 is not the original's")

@@ -35,11 +35,12 @@ class ResNet(nn.Module):
         classes: of the labels.
         widths: filters of each stage.
         blocks: in each stage.
+        stem_stride: 2 halves the images at once, for a quarter of the work.
     """
 
-    def __init__(self, channels: int, classes: int, widths: Sequence[int], blocks: int) -> None:
+    def __init__(self, channels: int, classes: int, widths: Sequence[int], blocks: int, stem_stride: int = 1) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
+        self.stem = nn.Conv2d(channels, widths[0], 3, stem_stride, 1, bias=False)
         self.bn = nn.BatchNorm2d(widths[0])
         layers: list[nn.Module] = []
         inputs = widths[0]

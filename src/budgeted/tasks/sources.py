@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..core.errors import TaskError
 
 
-def find(root: Path | None, folder: str, download: Callable[[str], object], what: str) -> Path:
+def find(root: Path | None, folder: str, files: Sequence[str], download: Callable[[str], object], what: str) -> Path:
     """The folder of a data set under `root`, downloaded into it where there is a network.
 
     Raises:
@@ -16,19 +17,29 @@ def find(root: Path | None, folder: str, download: Callable[[str], object], what
     """
     home = root or Path.home() / ".cache" / "budgeted"
     path = home / folder
-    if path.is_dir():
+
+    def missing() -> list[str]:
+        return [name for name in files if not (path / name).is_file()]
+
+    if not missing():
         return path
     try:
         home.mkdir(parents=True, exist_ok=True)
         download(str(home))
-    except Exception as error:  # whatever torchvision and the network come up with
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        why = f"{missing()[0]} is missing" if missing() else ""
+    except Exception as error:  # whatever the network and the disk come up with
+        why = str(error).partition("\n")[0].rstrip(": ") or type(error).__name__
+    if why:
+        for left_over in (path, path.parent, home):
+            with contextlib.suppress(OSError):
+                left_over.rmdir()  # only where it is empty
         raise TaskError(
-            f"{what} is not in '{path}' and could not be downloaded ({reason}); "
+            f"{what} is not in '{path}' and could not be downloaded ({why}); "
             f"put it there, or name the folder that holds '{folder}' with --data or BUDGETED_DATA"
-        ) from None
+        )
     return path
 
 
 def damaged(path: Path, why: str) -> TaskError:
+    """The error for a file that is there but not as it should be."""
     return TaskError(f"'{path}' is damaged: {why}; remove it and get the data set again")

@@ -15,7 +15,9 @@ import torch
 from torch import nn
 
 from ..core.budget import Budget
+from ..core.errors import ScheduleError
 from ..core.record import RunFolder, Spec, machine
+from ..core.schedule import Plateau
 from . import checkpoint
 from .attach import Run, attach
 from .data import Batch
@@ -92,6 +94,7 @@ class Session:
             anchor=time.monotonic() - began,
             reserve=reserve,
         )
+        _require_mode(run.schedule, task)
         evaluations = Evaluations.of(run, len(data.train), spec.evaluations)
         session = cls(task, spec, folder, data, model, optimizer, run, precision, device, evaluations, picture, began)
         if saved is None:
@@ -138,6 +141,7 @@ class Session:
         """An evaluation on the way; the first one also finds out what refreshing, saving and drawing cost at the end."""
         with self.run.measure("evaluation", self.evaluations.to_come(self.run)):
             figures = self._judge(self.model)
+        self.run.report(figures[self.task.metric])
         first = "checkpoint" not in self.run.ledger.activities
         if first and self._refreshes():
             with self.run.measure("refresh", 1):
@@ -282,6 +286,14 @@ class Session:
         }
         self.folder.write("result", result)
         return result
+
+
+def _require_mode(schedule: object, task: Task) -> None:
+    mode = "max" if task.maximize else "min"
+    if isinstance(schedule, Plateau) and schedule.mode != mode:
+        raise ScheduleError(
+            f"schedule '{schedule}' waits for a better {schedule.mode}imum, and {task.metric} wants a {mode}imum; write plateau(mode={mode})"
+        )
 
 
 def _choose_precision(
