@@ -14,7 +14,7 @@ from ..core.text import format_duration, format_number
 @click.option("--data", type=click.Path(), envvar="BUDGETED_DATA", help="Folder with the data sets.")
 @click.option("--steps-per-epoch", type=click.IntRange(1), help="Updates in an epoch, instead of a task's.")
 def budget(text: str, task_name: str | None, data: str | None, steps_per_epoch: int | None) -> None:
-    r"""Explain how the budget TEXT is understood, and what it comes to for a task.
+    """Explain how the budget TEXT is understood, and what it comes to for a task.
 
     \b
     budgeted budget "45min or 10ep"

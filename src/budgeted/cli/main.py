@@ -16,6 +16,8 @@ from .schedule import schedule
 from .tasks import tasks
 from .train import train
 
+_TRAINING = ("torch", "torchvision", "numpy", "sklearn", "safetensors", "matplotlib")  # what budgeted[train] brings
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="budgeted")
@@ -63,6 +65,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 1
     except BudgetedError as error:
         _say(f"error: {error}")
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in _TRAINING:
+            raise
+        _say(f"error: this needs {error.name}, which is not installed: pip install 'budgeted[train]'")
         return 2
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted before there was anything to save")

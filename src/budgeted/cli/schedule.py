@@ -36,7 +36,7 @@ def schedule(
     horizon: float | None,
     base: float | None,
 ) -> None:
-    r"""List, evaluate, plot or convert schedules: factors of the base rate over progress.
+    """List, evaluate, plot or convert schedules: factors of the base rate over progress.
 
     Without NAMES, list the known ones. A name may carry arguments: "poly(0.8)", "warmup(5%, cosine)".
 

@@ -70,7 +70,7 @@ def train(
     change: str | None,
     as_json: bool,
 ) -> None:
-    r"""Train TASK until the budget ends, and keep the best checkpoint that it buys.
+    """Train TASK until the budget ends, and keep the best checkpoint that it buys.
 
     Seconds count from the start of this process: 20s are 20 s to the person who waits, imports and data included.
 

@@ -356,7 +356,7 @@ class Ledger:
     def _plan(self) -> None:
         """Anchor progress here, with what remains for training now."""
         self._timed = any(t.index == SECONDS for c in (self._course, self._warmup) if c for t in c.tracks)
-        alone = len(self._course.tracks) == 1 and self._warmup is None
+        alone = len(self._course.tracks) == 1 and self._warmup is None and self.ended_by is None
         self._only = self._course.tracks[0] if alone else None
         self._spent[SECONDS] = self._last - self._origin
         for track in self._warmup.tracks if self._warmup else ():
