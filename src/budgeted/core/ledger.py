@@ -289,6 +289,8 @@ class Ledger:
             self._end()
 
     def _advance(self) -> None:
+        if self.ended_by is not None:
+            return  # what is spent after the end changes nothing
         self._spent[SECONDS] = self._last - self._origin
         if self._warmup is not None:
             self.warmup_progress = self._warmup.advance(self._spent, self.warmup_progress or 0.0)
@@ -451,8 +453,6 @@ class Ledger:
         self._plan()
 
     def _end(self) -> None:
-        if self.ended_by is not None:
-            return  # what is spent afterwards changes nothing
         self.within_warmup = self._warmup is not None
         self._course.binding = next(t for t in self._course.tracks if self._spent[t.index] >= t.stop)
         self.ended_by = self._course.binding.cap
