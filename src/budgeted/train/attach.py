@@ -70,7 +70,7 @@ def attach(
         BudgetError: for a budget that cannot be kept: an unknown epoch length, an unmeasured unit, no time left.
         ScheduleError: for an unknown schedule, or an optimizer that something else drives already.
     """
-    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    optimizers = [_unwrapped(o) for o in ([optimizer] if isinstance(optimizer, Optimizer) else optimizer)]
     if not optimizers:
         raise ScheduleError("there is nothing to attach to; give an optimizer, or several")
     plan, budget = read_schedule(schedule), Budget.of(budget)
@@ -544,6 +544,13 @@ class Summary:
 
 def _seconds(seconds: float) -> str:
     return format_duration(round(seconds)) if seconds >= 60 else f"{format_number(round(seconds, 2))}s"
+
+
+def _unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside one that only passes calls on, as accelerate's does: it has no hooks of its own."""
+    inner = getattr(optimizer, "optimizer", None)
+    passes_on = isinstance(inner, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks")
+    return _unwrapped(inner) if passes_on else optimizer
 
 
 def _elapsed(anchor: str | float) -> float:
