@@ -549,8 +549,9 @@ def _seconds(seconds: float) -> str:
 def _unwrapped(optimizer: Optimizer) -> Optimizer:
     """The optimizer inside one that only passes calls on, as accelerate's does: it has no hooks of its own."""
     inner = getattr(optimizer, "optimizer", None)
-    passes_on = isinstance(inner, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks")
-    return _unwrapped(inner) if passes_on else optimizer
+    if isinstance(inner, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
+        return _unwrapped(inner)
+    return optimizer
 
 
 def _elapsed(anchor: str | float) -> float:
