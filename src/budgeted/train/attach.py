@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from ..core.budget import Budget, Cap, Deadline, Limit, Terms
 from ..core.clock import process_age
@@ -114,8 +115,7 @@ class Run:
         self._phases = tuple(phases)  # the length of an absolute warm-up, or of the schedule's own horizon
         self._per_step, self._samples, self._tokens = per_step, 0.0, 0.0
         self._pending = False  # whether the update under way was said to spend samples or tokens
-        self._unproven = True  # until the first update has shown that what the budget counts is counted
-        self._spent_before = ledger.spent()  # that update
+        self._ask_for_proof()
         self._plateau = PlateauState()
         self._wasted = False
         self._driver = self._choose_driver()
@@ -127,20 +127,25 @@ class Run:
         self._pipeline = _Pipeline.of(optimizers[-1], ledger)
         self._handles = [k.optimizer.register_step_pre_hook(_eager(self._setter(k), k.optimizer)) for k in self._knobs]
         self._handles.append(optimizers[-1].register_step_post_hook(_eager(self._counter(), optimizers[-1])))
+        self._starter: RemovableHandle | None = None
         if anchor == "first step":
             ledger.hold_clock()
             start = _eager(lambda *_: ledger.start_clock(), optimizers[0])
-            self._handles.append(optimizers[0].register_step_pre_hook(start))
+            self._starter = optimizers[0].register_step_pre_hook(start)
+            self._handles.append(self._starter)
 
     # What a loop asks
 
     @property
     def done(self) -> bool:
         """Whether the budget for training is spent: stop updating, evaluate, save."""
-        running = self.ledger.ended_by is None
-        if running and self.ledger.done:  # time ran out between two updates
-            self._hold_end()
-        return self.ledger.ended_by is not None
+        ledger = self.ledger
+        if ledger.ended_by is not None:
+            return True
+        if not ledger.done:
+            return False
+        self._hold_end()  # time ran out between two updates
+        return True
 
     @property
     def progress(self) -> float:
@@ -194,6 +199,7 @@ class Run:
         _require_measurable(caps)
         self.ledger.extend(caps)
         self.budget, self._caps = budget, caps
+        self._ask_for_proof()
 
     def summary(self) -> Summary:
         """What was given, what was spent, where the rate ended, and what ended the run."""
@@ -255,7 +261,7 @@ class Run:
         wanted, self._caps = self._caps, tuple(Cap(r, a, Budget.parse(text).limits[0]) for r, a, text in state["caps"])
         self.ledger.rebase(self._caps)
         self.ledger.load_state_dict(state["ledger"])
-        self._spent_before = self.ledger.spent()
+        self._ask_for_proof()
         self.factor = state["factor"]
         self._plateau = PlateauState(**state["plateau"])
         for knobs, bases in zip(self._knobs, state["bases"], strict=True):
@@ -361,10 +367,14 @@ class Run:
             for knobs in self._knobs:
                 knobs.turn(self.schedule.factor(1.0), 1.0)
 
+    def _ask_for_proof(self) -> None:
+        """Let the next update show that what the budget counts is counted."""
+        self._unproven, self._spent_before = True, self.ledger.spent()
+
     def _after_first_update(self) -> None:
         self._unproven = False
-        if self.anchor == "first step":
-            self._handles.pop().remove()  # the clock has started
+        if self._starter is not None:
+            self._starter.remove()  # the clock has started
         spent = self.ledger.spent()
         for resource, how in (("samples", "samples_per_step=, use run.over(loader) or call run.count(samples=...)"),
                               ("tokens", "tokens_per_step= or call run.count(tokens=...)")):  # fmt: skip
