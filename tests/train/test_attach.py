@@ -1035,3 +1035,70 @@ def test_extend_to_another_resource_and_to_what_is_spent():
     steps(run, optimizer, clock=clock, seconds=1.0)
     assert 24 <= run.ledger.steps <= 26
     assert optimizer.param_groups[0]["lr"] == 0.0
+
+
+def test_a_budget_extended_to_what_nobody_counts_is_refused():
+    optimizer = sgd()
+    run = budgeted.attach(optimizer, "10 steps", anchor="first step")
+    optimizer.step()
+    run.extend("1000 tokens")
+    with pytest.raises(BudgetError, match="the first update spent no tokens; pass tokens_per_step="):
+        optimizer.step()
+    run.count(tokens=10)
+    optimizer.step()  # our own hooks are all still there
+    assert run.ledger.steps == 3
+
+
+def test_a_new_slurm_job_is_another_budget(monkeypatch):
+    wall = Clock(dt.datetime(2099, 1, 1, tzinfo=dt.UTC).timestamp())
+    clock = Clock()
+
+    def attach_until(seconds):
+        monkeypatch.setenv("SLURM_JOB_END_TIME", str(wall.now + seconds))
+        optimizer = sgd()
+        return optimizer, budgeted.attach(optimizer, "slurm", clock=clock, wall=wall)
+
+    optimizer, run = attach_until(100)
+    for _ in range(50):
+        clock.sleep(1.0)
+        wall.sleep(1.0)
+        optimizer.step()
+    state = through_a_file(run.state_dict())
+    wall.sleep(3600.0)
+    optimizer, run = attach_until(200)
+    with pytest.raises(
+        BudgetError, match=r"'slurm' \(until 2099-01-01T00:01:40Z\) and is resumed under 'slurm' \(until .*jump"
+    ):
+        run.load_state_dict(state)
+    run.load_state_dict(state, change=True)
+    assert not run.done
+    assert run.progress == pytest.approx(0.5, abs=0.02)
+    assert run.remaining == {"seconds": pytest.approx(200.0)}
+
+
+def test_several_optimizers_resume_together():
+    def start():
+        optimizers = [sgd(lr=0.4), sgd(lr=0.1)]
+        return optimizers, budgeted.attach(optimizers, "4 steps")
+
+    (a, b), run = start()
+    a.step()
+    b.step()
+    state = through_a_file(run.state_dict())
+    (a, b), run = start()
+    run.load_state_dict(state)
+    a.step()
+    b.step()
+    assert (a.param_groups[0]["lr"], b.param_groups[0]["lr"]) == (0.4 * 0.75, 0.1 * 0.75)
+    assert run.ledger.steps == 2
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_samples_of_a_skipped_update_were_spent_and_the_next_one_is_charged(fused):
+    optimizer = sgd(fused=fused)
+    run = budgeted.attach(optimizer, "100 samples")
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for gradient in (math.inf, 1.0):
+        run.count(samples=10)
+        scaled_step(scaler, optimizer, gradient)
+    assert run.ledger.spent() | {"seconds": 0} == {"steps": 1, "samples": 20.0, "seconds": 0}
