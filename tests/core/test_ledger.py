@@ -139,6 +139,44 @@ def test_steady_time_is_k_over_T():
     assert seen == pytest.approx([0, *(k / 1000 if k > 1 else 0 for k in range(1, 999))], abs=1e-9)
 
 
+def test_noise_seldom_leads_past_the_end():
+    """The last update must fit in also when it is one of the slower ones."""
+    late = 0
+    for limit in range(10, 50):
+        clock = Clock()
+        list(run(Ledger([cap("seconds", limit)], clock=clock), clock, TIMES["noise"]))
+        late += clock.passed > limit
+    assert late <= 10
+
+
+def test_unmeasured_evaluations_are_expected_again():
+    """After two of ten the decay reckons with the rest: progress is close to the share of the updates."""
+    clock = Clock()
+    seen = progress_of(Ledger([cap("seconds", 100)], clock=clock), clock, TIMES["unmeasured evaluations"])
+    assert seen == pytest.approx([k / len(seen) for k in range(len(seen))], abs=0.03)
+
+
+def test_measured_time_is_no_part_of_an_update():
+    clock = Clock()
+    ledger = Ledger([cap("seconds", 100)], clock=clock)
+    for _ in range(6):
+        clock.wait(1.0)
+        ledger.update()
+        evaluate(ledger, clock, 1.5)
+    assert ledger.update_seconds == 1.0
+    assert ledger.seconds == 15.0
+
+
+def test_rounding_never_takes_progress_back():
+    """A clock that shows years, and a plan made anew at each update."""
+    clock = Clock(1e9)
+    ledger, seen = Ledger([cap("seconds", 1)], clock=clock), []
+    for _, p in run(ledger, clock, lambda k: 1e-4 * (k % 2)):
+        seen.append(p)
+        evaluate(ledger, clock, 0.0)
+    assert seen == sorted(seen)
+
+
 def test_progress_never_leaps():
     """A stall of a fifth of the budget shows as a faster decay, not as a jump of a fifth."""
     clock = Clock()
