@@ -427,8 +427,8 @@ class Ledger:
         if self._first is None:
             # Start-up and update cannot be told apart until a second update has run: it pays for both.
             self._first, cost = duration, 0.0
-        elif not self._recent:
-            cost = duration + min(duration, self._first)
+        elif not self.update_seconds:  # the second update, or updates shorter than a tick of the clock
+            cost = duration if self._recent else duration + min(duration, self._first)
             self._recent.append(duration)
         else:
             cost = self.update_seconds or 0.0
