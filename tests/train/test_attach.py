@@ -671,6 +671,20 @@ def test_the_end_holds_also_where_time_runs_out_between_updates():
     assert optimizer.param_groups[0]["lr"] == 0.0
 
 
+@pytest.mark.parametrize("seconds", [0.0002, 0.002, 0.005, 0.02])
+def test_a_clock_of_coarse_ticks_drives_too(seconds):
+    clock = Clock()
+    optimizer = sgd()
+    tick = 1 / 64  # time.monotonic on Windows, before Python 3.13
+    run = budgeted.attach(optimizer, "3s", clock=lambda: math.floor(clock.now / tick) * tick)
+    worst = 0.0
+    while not run.done:
+        worst = max(worst, abs(run.progress - (clock.now - 1000.0) / 3.0))
+        clock.sleep(seconds)
+        optimizer.step()
+    assert worst < 0.03
+
+
 def test_time_or_steps_whichever_comes_first():
     clock = Clock()
     optimizer = sgd()
