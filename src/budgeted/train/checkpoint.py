@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     if not path.exists():
         raise RunFolderError(f"there is no checkpoint at '{path}': the run ended before its first one; start it anew")
     try:
+        _require_intact(path)
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         reason = str(error).partition("\n")[0]
@@ -77,6 +79,13 @@ def load_weights(path: Path, model: nn.Module) -> None:
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise RunFolderError(f"the weights '{path}' are damaged, or another model's ({reason})") from error
+
+
+def _require_intact(path: Path) -> None:
+    """Compare the file with its own checksums, which `torch.load` does not read."""
+    with zipfile.ZipFile(path) as file:
+        if (damaged := file.testzip()) is not None:
+            raise ValueError(f"the checksum of its part '{damaged}' is wrong")
 
 
 def _write(path: Path, content: bytes) -> None:
