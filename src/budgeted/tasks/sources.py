@@ -17,6 +17,7 @@ def find(root: Path | None, folder: str, files: Sequence[str], download: Callabl
     """
     home = root or Path.home() / ".cache" / "budgeted"
     path = home / folder
+    ours = [place for place in (path, path.parent, home) if not place.exists()]
 
     def missing() -> list[str]:
         return [name for name in files if not (path / name).is_file()]
@@ -30,7 +31,7 @@ def find(root: Path | None, folder: str, files: Sequence[str], download: Callabl
     except Exception as error:  # whatever the network and the disk come up with
         why = str(error).partition("\n")[0].rstrip(": ") or type(error).__name__
     if why:
-        for left_over in (path, path.parent, home):
+        for left_over in ours:
             with contextlib.suppress(OSError):
                 left_over.rmdir()  # only where it is empty
         raise TaskError(
