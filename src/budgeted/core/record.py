@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, final
+from typing import Any, final, get_type_hints
 
 from .errors import RunFolderError
 
@@ -106,11 +106,15 @@ class RunFolder:
         found = self.read("spec")
         known = {field.name for field in fields(Spec)}
         try:
-            return Spec(**{key: value for key, value in found.items() if key in known})
+            spec = Spec(**{key: value for key, value in found.items() if key in known})
         except TypeError:
             raise RunFolderError(
                 f"'{self.path / 'spec.json'}' does not describe a run; it has {', '.join(found)}"
             ) from None
+        for name, kind in get_type_hints(Spec).items():
+            if not isinstance(getattr(spec, name), kind):
+                raise RunFolderError(f"'{self.path / 'spec.json'}' is damaged: its {name} is {getattr(spec, name)!r}")
+        return spec
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -128,6 +132,8 @@ class RunFolder:
                 continue
             try:
                 row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError
             except ValueError:
                 if number == len(lines):
                     return
