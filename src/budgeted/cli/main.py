@@ -19,14 +19,19 @@ from .train import train
 _TRAINING = ("torch", "torchvision", "numpy", "sklearn", "safetensors", "matplotlib")  # what budgeted[train] brings
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, invoke_without_command=True
+)
 @click.version_option(__version__, prog_name="budgeted")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """The best model that a budget can buy.
 
     Any budget (45min, "until 18:00", "$20 at $2.5/h", 10ep) drives the learning rate to its end exactly when the
     budget ends.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 cli.add_command(train)
@@ -55,7 +60,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
-        error.show()
+        _say(f"error: {' '.join(error.format_message().split())}")
         return error.exit_code
     except Interrupted as stop:
         _say(str(stop))
