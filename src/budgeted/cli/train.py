@@ -12,7 +12,7 @@ import click
 
 from ..core.budget import Budget
 from ..core.errors import BudgetedError
-from ..core.record import RunFolder, Spec
+from ..core.record import RunFolder, Spec, finite
 from ..core.spec import schedule as read_schedule
 
 
@@ -21,7 +21,7 @@ from ..core.spec import schedule as read_schedule
 @click.option("--budget", "budget_text", help="For instance 45min, 5%, '10ep or 1h'.  [default: 30s]")
 @click.option("--schedule", default="linear", show_default=True, help="See `budgeted schedule`.")
 @click.option("--warmup", help="A ramp before the schedule: '500 steps', 30s or 5%.  [default: the task's]")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where run folders go.")
 @click.option(
     "--data",
@@ -96,20 +96,21 @@ def train(
     from ..tasks import registry
 
     chosen = registry.load(spec.task)
+    if resume is None and warmup is None and chosen.warmup is not None:
+        spec = _spec(
+            task, spec.budget, schedule, chosen.warmup, seed, deterministic, precision, not no_refresh, evaluations
+        )
+    _check_device(device)
     if resume is None:
-        if warmup is None and chosen.warmup is not None:
-            spec = _spec(
-                task, spec.budget, schedule, chosen.warmup, seed, deterministic, precision, not no_refresh, evaluations
-            )
-        _check_device(device)
         folder = RunFolder.create(out, spec)
     try:
         result = _run(chosen, spec, folder, data, device, resume is not None, replaced, not no_curve)
     except BaseException:
-        folder.discard()  # of what never trained, nothing is left behind
+        if resume is None:
+            folder.discard()  # of what never trained, nothing is left behind
         raise
     if as_json:
-        click.echo(json.dumps(result))
+        click.echo(json.dumps(finite(result)))
     else:
         _summarize(result)
 
@@ -136,9 +137,9 @@ def _changed_budget(spec: Spec, text: str | None, change: str | None) -> Budget 
             raise BudgetedError(f"--{change} needs the new budget: --budget")
         return None
     new = Budget.parse(text)
-    if str(new) == spec.budget:
-        return None
     if change is None:
+        if str(new) == spec.budget:
+            return None
         raise BudgetedError(
             f"the run was made under budget '{spec.budget}' and is resumed under '{new}': taken as a share of the new one, "
             "the rate would jump; add --extend or --shorten and the decay bends from where it is to the new end"

@@ -152,7 +152,7 @@ class RunFolder:
     def append(self, row: Mapping[str, Any]) -> None:
         """Log one row."""
         with _explained(self.path), open(self.path / "rows.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(row)) + "\n")
+            file.write(json.dumps(finite(row)) + "\n")
 
     def truncate_rows(self, steps: int) -> None:
         """Drop the rows after an update, which a resumed run will log again."""
@@ -183,7 +183,7 @@ class RunFolder:
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one of the JSON files, whole or not at all."""
-        text = json.dumps({"schema": SCHEMA, **_finite(content)}, indent=1)
+        text = json.dumps({"schema": SCHEMA, **finite(content)}, indent=1)
         with _explained(self.path):
             atomic_write(self.path / f"{name}.json", text.encode())
 
@@ -228,10 +228,10 @@ def explain_write_error(path: Path, error: OSError) -> RunFolderError:
     return RunFolderError(f"cannot write to '{path}': {error.strerror or error}; give another folder with --out")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no NaN: such figures become null."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -63,9 +63,12 @@ def fit(
         session = Session.start(task, spec, folder, root, place, began, reserve, picture, saved, change)
         run = session.run
         with Signals() as signals:
+            if session.evaluations.due(run):  # a signal came before it
+                yield session.evaluate()
             for batch in session.batches():
                 session.update(batch)
                 if signals.caught:
+                    session.row()
                     session.save()
                     raise Interrupted(
                         f"{signals.caught}: stopped after update {run.ledger.steps} and saved; "

@@ -1,22 +1,24 @@
-"""Losses between two rows, kept on the device so that no update waits for one."""
+"""Losses between two logged rows, kept on the device so that no update waits for one."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 
 from ..core.errors import NonFiniteLoss
 
-_UNSEEN = 256  # losses of a device that may go unread
+_UNREAD = 256  # losses of a device that may go unread
 
 
 class Losses:
-    """The losses since the last row."""
+    """The losses since the last logged row."""
 
     def __init__(self) -> None:
-        self._values: list[Tensor] = []
-        self._seen = 0  # of these, known to be finite
+        self._unread: list[Tensor] = []
         self._step = 0
+        self._sum, self._count = 0.0, 0
 
     def add(self, loss: Tensor, step: int) -> None:
         """Take the loss of the update that made `step` updates.
@@ -24,9 +26,9 @@ class Losses:
         Raises:
             NonFiniteLoss: at once on a CPU; on a device when the losses are next read.
         """
-        self._values.append(loss)
+        self._unread.append(loss)
         self._step = step
-        if loss.device.type == "cpu" or len(self._values) - self._seen >= _UNSEEN:
+        if loss.device.type == "cpu" or len(self._unread) >= _UNREAD:
             self.check()
 
     def check(self) -> None:
@@ -35,21 +37,20 @@ class Losses:
         Raises:
             NonFiniteLoss: naming the first update whose loss was NaN or infinite.
         """
-        unseen = self._values[self._seen :]
-        if not unseen:
+        if not self._unread:
             return
-        finite = torch.isfinite(torch.stack(unseen)).tolist()
-        if not all(finite):
-            update = self._step - len(unseen) + 1 + finite.index(False)
-            raise NonFiniteLoss(f"the loss was NaN or infinite at update {update}; try a lower base rate, or a warm-up")
-        self._seen = len(self._values)
+        values = torch.stack(self._unread).tolist()
+        for update, value in enumerate(values, self._step - len(values) + 1):
+            if not math.isfinite(value):
+                raise NonFiniteLoss(f"the loss was {value} at update {update}; try a lower base rate, or a warm-up")
+        self._unread.clear()
+        self._sum, self._count = self._sum + sum(values), self._count + len(values)
 
     def mean(self) -> float | None:
-        """The mean since the last call, or None where there were none."""
-        if not self._values:
-            return None
+        """The mean since the last restart, or None where there were none."""
         self.check()
-        mean = torch.stack(self._values).float().mean().item()
-        self._values.clear()
-        self._seen = 0
-        return mean
+        return self._sum / self._count if self._count else None
+
+    def restart(self) -> None:
+        """Begin the next mean."""
+        self._sum, self._count = 0.0, 0

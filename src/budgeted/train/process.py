@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ class Signals:
 @contextmanager
 def determinism(wanted: bool) -> Iterator[None]:
     """Where wanted, only algorithms that give the same bits each time, at some cost in speed."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
     before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(wanted or before)
     torch.backends.cudnn.benchmark = not wanted

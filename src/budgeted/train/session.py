@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.budget import Budget
-from ..core.errors import ScheduleError
+from ..core.errors import RunFolderError, ScheduleError, TaskError
 from ..core.record import RunFolder, Spec, machine
 from ..core.schedule import Plateau
 from . import checkpoint
@@ -87,7 +88,7 @@ class Session:
         optimizer = task.optimizer(model)
         run = attach(
             optimizer,
-            change or spec.budget,
+            change or (saved["run"]["budget"] if saved else spec.budget),
             spec.schedule,
             steps_per_epoch=len(data.train),
             full=task.full_budget,
@@ -174,7 +175,12 @@ class Session:
     def _judge(self, model: nn.Module) -> dict[str, float]:
         model.eval()
         with torch.inference_mode(), self.precision.autocast(self.device):
-            return self.task.evaluate(model, self.data.validation)
+            figures = {name: float(value) for name, value in self.task.evaluate(model, self.data.validation).items()}
+        if self.task.metric not in figures:
+            raise TaskError(
+                f"evaluate() of task '{self.spec.task}' gave {', '.join(figures) or 'nothing'}; its metric is '{self.task.metric}'"
+            )
+        return figures
 
     def _refreshes(self) -> bool:
         return self.spec.refresh and has_batch_norm(self.model)
@@ -186,6 +192,8 @@ class Session:
         )
 
     def _better(self, value: float, than: float) -> bool:
+        if math.isnan(than):
+            return not math.isnan(value)
         return value > than if self.task.maximize else value < than
 
     def _keep_best(self, model: nn.Module, value: float) -> None:
@@ -223,6 +231,7 @@ class Session:
         moment = int(self.run.progress * _LOGGED_ROWS)
         if figures or moment > self.logged:
             self.logged = moment
+            self.losses.restart()
             self.folder.append(row)
         return row
 
@@ -248,8 +257,14 @@ class Session:
 
     def _restore(self, saved: dict[str, Any], change: bool) -> None:
         self.run.load_state_dict(saved["run"], change=change)
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
+        try:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).partition("\n")[0]
+            raise RunFolderError(
+                f"the checkpoint in '{self.folder.path}' is of another model or optimizer than the task now has ({reason})"
+            ) from error
         torch.set_rng_state(saved["random"].cpu())
         if saved["random_cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([state.cpu() for state in saved["random_cuda"]])
