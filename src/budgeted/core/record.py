@@ -27,6 +27,17 @@ from typing import Any, final, get_type_hints
 from .errors import RunFolderError
 
 SCHEMA = 1
+ROW = (
+    "steps",
+    "samples",
+    "seconds",
+    "progress",
+    "factor",
+    "lr",
+    "loss",
+    "spent",
+    "left",
+)  # beside a task's own figures
 
 
 @final

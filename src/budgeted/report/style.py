@@ -15,7 +15,8 @@ from ..core.errors import RunFolderError
 
 # Okabe and Ito's colours, told apart in every kind of colour vision; the dashes tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+# One dash fewer than colours: only after 42 lines do both come again.
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 _RC: dict[str, Any] = {
     "font.size": 9,

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..core.budget import Budget
 from ..core.errors import RunFolderError, ScheduleError, TaskError
-from ..core.record import RunFolder, Spec, machine
+from ..core.record import ROW, RunFolder, Spec, machine
 from ..core.schedule import Plateau
 from . import checkpoint
 from .attach import Run, attach
@@ -180,7 +180,11 @@ class Session:
             raise TaskError(
                 f"evaluate() of task '{self.spec.task}' gave {', '.join(figures) or 'nothing'}; its metric is '{self.task.metric}'"
             )
-        return figures
+        if taken := sorted(figures.keys() & set(ROW)):
+            raise TaskError(
+                f"evaluate() of task '{self.spec.task}' gave '{taken[0]}', which every row has already; call it validation_{taken[0]}"
+            )
+        return {self.task.metric: figures[self.task.metric], **figures}
 
     def _refreshes(self) -> bool:
         return self.spec.refresh and has_batch_norm(self.model)
