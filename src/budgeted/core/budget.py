@@ -310,7 +310,7 @@ class Budget:
         Raises:
             BudgetError: with what was given, what is allowed, and an example.
         """
-        return cls(tuple(_parse_limit(part, text) for part in re.split(r"(?:^|(?<=\s))or(?=\s|$)", text)))
+        return cls(tuple(_parse_limit(part, text) for part in re.split(r"(?i:(?:^|(?<=\s))or(?=\s|$))", text)))
 
     @classmethod
     def of(cls, given: Budget | Limit | str | dt.timedelta | dt.datetime) -> Budget:
