@@ -24,7 +24,7 @@ from .attach import Run, attach
 from .data import Batch
 from .evaluation import Evaluations, has_batch_norm, with_fresh_statistics
 from .losses import Losses
-from .precision import Precision, fastest, named
+from .precision import Choice, Precision, fastest, named
 from .task import Data, Task
 
 Row = dict[str, Any]
@@ -33,7 +33,6 @@ Result = dict[str, Any]
 _LOGGED_ROWS = 500  # over the whole budget
 _LIVE_SECONDS = 0.2  # between rows that are only shown
 _REFRESH_BATCHES = 16  # that batch norm's statistics are taken from at the end
-_SHORT_UPDATE = 0.005  # seconds; see `_spare_threads`
 
 
 @dataclass(slots=True)
@@ -83,7 +82,9 @@ class Session:
         """Data, model, optimizer and budget, as the spec has them, or as a checkpoint left them."""
         torch.manual_seed(spec.seed)
         data, model = task.data(root, device), task.model()
-        precision, timings = _choose_precision(task, spec, data, model, device, saved)
+        choice = _choose_precision(task, spec, data, model, device, saved)
+        precision = choice.precision
+        torch.set_num_threads(choice.threads)
         model = precision.place(model, device)
         optimizer = task.optimizer(model)
         run = attach(
@@ -99,7 +100,7 @@ class Session:
         evaluations = Evaluations.of(run, len(data.train), spec.evaluations)
         session = cls(task, spec, folder, data, model, optimizer, run, precision, device, evaluations, picture, began)
         if saved is None:
-            folder.write("environment", _environment(device, precision, timings))
+            folder.write("environment", _environment(device, choice))
         else:
             session._restore(saved, change is not None)
         return session
@@ -212,10 +213,14 @@ class Session:
     def row_due(self) -> bool:
         """Whether a moment to log was crossed, or somebody may be watching."""
         now = time.monotonic()
-        if int(self.run.progress * _LOGGED_ROWS) <= self.logged and now - self.shown < _LIVE_SECONDS:
+        if self._moment() <= self.logged and now - self.shown < _LIVE_SECONDS:
             return False
         self.shown = now
         return True
+
+    def _moment(self) -> int:
+        """Counted over what is spent: progress would wait for a warm-up of absolute length."""
+        return int(self.run.ledger.spent_share() * _LOGGED_ROWS)
 
     def row(self, figures: dict[str, float] | None = None) -> Row:
         """The figures now; logged where there is a metric among them, or a moment to log was crossed."""
@@ -232,7 +237,7 @@ class Session:
             "left": ledger.seconds_left(),
             **(figures or {}),
         }
-        moment = int(self.run.progress * _LOGGED_ROWS)
+        moment = self._moment()
         if figures or moment > self.logged:
             self.logged = moment
             self.losses.restart()
@@ -317,33 +322,18 @@ def _require_mode(schedule: object, task: Task) -> None:
 
 def _choose_precision(
     task: Task, spec: Spec, data: Data, model: nn.Module, device: torch.device, saved: dict[str, Any] | None
-) -> tuple[Precision, dict[str, float]]:
+) -> Choice:
     """What was asked for; what the checkpoint was made with; plain float32 to be exact; else the fastest here."""
     if saved is not None:
-        torch.set_num_threads(saved["threads"])
-        return named(saved["precision"]), {}
+        return Choice(named(saved["precision"]), saved["threads"], {})
     if spec.precision != "auto":
-        return named(spec.precision), {}
+        return Choice(named(spec.precision), torch.get_num_threads(), {})
     if spec.deterministic:
-        return named("float32"), {}
-    batch = next(data.train.epoch(spec.seed, 0))
-    precision, seconds = fastest(model, Batch(batch.inputs[:32], batch.targets[:32]), task.loss, device)
-    if device.type == "cpu":
-        _spare_threads(seconds[precision.name] * len(batch.targets) / 32)
-    return precision, seconds
+        return Choice(named("float32"), torch.get_num_threads(), {})
+    return fastest(model, next(data.train.epoch(spec.seed, 0)), task.loss, device)
 
 
-def _spare_threads(update_seconds: float) -> None:
-    """One thread for very short updates.
-
-    Their parallel parts last microseconds. When a neighbour takes one core away, every one of them waits for it: two
-    threads on two cores then run at a quarter of the speed of one.
-    """
-    if update_seconds < _SHORT_UPDATE and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-
-
-def _environment(device: torch.device, precision: Precision, timings: dict[str, float]) -> dict[str, Any]:
+def _environment(device: torch.device, choice: Choice) -> dict[str, Any]:
     packages = {}
     for name in ("budgeted", "torch", "torchvision", "numpy", "scikit-learn", "safetensors"):
         try:
@@ -353,8 +343,8 @@ def _environment(device: torch.device, precision: Precision, timings: dict[str, 
     return {
         "machine": machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
+        "threads": choice.threads,
         "packages": packages,
-        "precision": precision.name,
-        "forward_backward_seconds": timings,
+        "precision": choice.precision.name,
+        "forward_backward_seconds": choice.seconds,
     }
