@@ -60,7 +60,7 @@ def schedule(
         draw_schedules(chosen, plot)
         click.echo(f"drew {plot}", err=True)
     if as_json:
-        click.echo(json.dumps({"at": points, **factors}))
+        click.echo(json.dumps(factors))
     elif plot is None:
         _print(points, factors)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +17,8 @@ from ..core.text import nearest
 from .data import Batch
 
 _WORTHWHILE = 1.1  # a speed-up below this is not worth other numerics
+_SPREAD = 1.5  # and one below this not worth all threads
+_BRIEF = 0.2  # seconds of a pass over a whole batch, up to which it is measured whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,27 +67,52 @@ def named(name: str) -> Precision:
     return PRECISIONS[name]
 
 
-def fastest(
-    model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], Tensor], device: torch.device
-) -> tuple[Precision, dict[str, float]]:
-    """The precision with the shortest update, and the seconds that each took.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was found fastest, and the seconds of one forward and backward pass that it was chosen by."""
 
-    The model is copied and the random state kept, so that neither is touched. bf16 must win by a tenth, since it changes the numbers.
+    precision: Precision
+    threads: int
+    seconds: dict[str, float]
+
+
+def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], Tensor], device: torch.device) -> Choice:
+    """Measure the precisions, and on a CPU one thread against all.
+
+    A quarter of the batch has to do where a whole one would take long. bf16 must win by a tenth, since it changes the
+    numbers. All threads must win by half: the parallel parts of a short update last microseconds, and when a
+    neighbour takes one core away each of them waits for it; two threads then run at a quarter of the speed of one.
+    The model is copied and the random state kept, so that neither is touched.
     """
     convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
     rivals = [p for p in PRECISIONS.values() if p.channels_last == convolutional or p.name == "float32"]
-    seconds: dict[str, float] = {}
+    quarter = -(-len(batch.targets) // 4)
+    few, trials = Batch(batch.inputs[:quarter], batch.targets[:quarter]), 2
+
+    def seconds_of(precision: Precision) -> float:
+        return _time(precision, copy.deepcopy(model), few, loss, device, trials)
+
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws from it
+        if 4 * seconds_of(named("float32")) < _BRIEF:
+            few, trials = batch, 4
+        seconds: dict[str, float] = {}
         for precision in rivals:
             try:
-                seconds[precision.name] = _time(precision, copy.deepcopy(model), batch, loss, device)
+                seconds[precision.name] = seconds_of(precision)
             except RuntimeError:  # bf16 lacks some operations
                 if precision.dtype == torch.float32:
                     raise
-    exact = min((p for p in rivals if p.dtype == torch.float32), key=lambda p: seconds[p.name])
-    best = named(min(seconds, key=lambda name: seconds[name]))
-    worthwhile = seconds[exact.name] > _WORTHWHILE * seconds[best.name]
-    return (best if worthwhile else exact), seconds
+        exact = min((p for p in rivals if p.dtype == torch.float32), key=lambda p: seconds[p.name])
+        best = named(min(seconds, key=lambda name: seconds[name]))
+        chosen = best if seconds[exact.name] > _WORTHWHILE * seconds[best.name] else exact
+        threads = torch.get_num_threads()
+        if device.type == "cpu" and threads > 1 and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+            seconds["one thread"] = seconds_of(chosen)
+            torch.set_num_threads(threads)
+            if seconds["one thread"] < _SPREAD * seconds[chosen.name]:
+                threads = 1
+    return Choice(chosen, threads, seconds)
 
 
 def _time(
@@ -93,12 +121,13 @@ def _time(
     batch: Batch,
     loss: Callable[[nn.Module, Batch], Tensor],
     device: torch.device,
+    trials: int,
 ) -> float:
-    """Seconds of one forward and backward pass: the shorter of two, after one to warm up."""
+    """Seconds of one forward and backward pass: the shortest of some, after one to warm up."""
     model = precision.place(model, device).train()
     batch = precision.prepare(batch)
     best = float("inf")
-    for trial in range(3):
+    for trial in range(trials):
         began = time.monotonic()
         with precision.autocast(device):
             value = loss(model, batch)

@@ -41,6 +41,7 @@ def determinism(wanted: bool) -> Iterator[None]:
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses
     before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    threads = torch.get_num_threads()  # a run may choose fewer
     torch.use_deterministic_algorithms(wanted or before)
     torch.backends.cudnn.benchmark = not wanted
     try:
@@ -48,3 +49,4 @@ def determinism(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         torch.backends.cudnn.benchmark = benchmark
+        torch.set_num_threads(threads)
