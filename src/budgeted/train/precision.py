@@ -86,7 +86,7 @@ def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], T
     """
     convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
     rivals = [p for p in PRECISIONS.values() if p.channels_last == convolutional or p.name == "float32"]
-    quarter = -(-len(batch.targets) // 4)
+    quarter = max(2, -(-len(batch.targets) // 4))  # batch norm needs two
     few, trials = Batch(batch.inputs[:quarter], batch.targets[:quarter]), 2
 
     def seconds_of(precision: Precision) -> float:
