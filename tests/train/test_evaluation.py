@@ -1,0 +1,113 @@
+"""When to evaluate, and batch norm's statistics at the end."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import nn
+
+import budgeted
+from budgeted.train.data import Batch
+from budgeted.train.evaluation import Evaluations, has_batch_norm, with_fresh_statistics
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def drive(budget: str, *, wanted=None, update=0.01, evaluation=0.0, steps_per_epoch=10):
+    """Updates and evaluations by a fake clock; the steps at which there were evaluations."""
+    clock = Clock()
+    parameter = nn.Parameter(torch.ones(1))
+    parameter.grad = torch.ones(1)
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    run = budgeted.attach(optimizer, budget, steps_per_epoch=steps_per_epoch, clock=clock, wall=clock)
+    evaluations, at = Evaluations.of(run, steps_per_epoch, wanted), []
+    while not run.done:
+        clock.now += update
+        optimizer.step()
+        if evaluations.due(run):
+            with run.measure("evaluation", evaluations.to_come(run)):
+                clock.now += evaluation
+            at.append(run.ledger.steps)
+    return evaluations, at, clock.now - 1000.0
+
+
+def test_one_an_epoch_where_the_budget_counts_and_the_last_is_left_to_the_end():
+    evaluations, at, _ = drive("5ep", evaluation=100.0)
+    assert at == [10, 20, 30, 40]
+    assert evaluations.skipped == 0
+
+
+def test_epochs_that_are_not_whole_are_rounded():
+    assert len(drive("2.5ep")[1]) == 1
+    assert drive("0.3ep")[1] == []
+
+
+def test_as_many_as_wanted():
+    assert drive("100 steps", wanted=4)[1] == [25, 50, 75]
+    assert drive("100 steps", wanted=1)[1] == []
+
+
+def test_ten_over_a_budget_in_time():
+    evaluations, at, _ = drive("10s")
+    assert len(at) == 9
+    assert evaluations.skipped == 0
+
+
+def test_slow_ones_are_thinned_where_time_is_the_budget_and_counted():
+    evaluations, at, seconds = drive("100s", update=0.1, evaluation=4.0)
+    assert evaluations.skipped > 0
+    assert len(at) + evaluations.skipped == 9
+    # No more than a tenth of the time, beside the first, whose cost nobody knew.
+    assert 1 <= len(at) <= 3
+    assert seconds <= 100.0
+
+
+def test_the_reserve_expects_no_more_than_there_is_time_for():
+    clock = Clock()
+    parameter = nn.Parameter(torch.ones(1))
+    run = budgeted.attach(torch.optim.SGD([parameter], lr=0.1), "100s", clock=clock, wall=clock)
+    evaluations = Evaluations.of(run, 10, None)
+    assert evaluations.to_come(run) == 10
+    with run.measure("evaluation", 1):
+        clock.now += 5.0
+    assert evaluations.to_come(run) == 2
+
+
+def test_has_batch_norm():
+    assert has_batch_norm(nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.BatchNorm1d(1))))
+    assert not has_batch_norm(nn.Sequential(nn.Linear(1, 1), nn.LayerNorm(1)))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_fresh_statistics_are_the_mean_over_the_batches_and_the_model_is_untouched(momentum):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3, momentum=momentum), nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    model.train()
+    for _ in range(3):
+        model(torch.randn(4, 3, 5, 5) + 9)
+    model.eval()
+    before = copy.deepcopy(model.state_dict())
+    batches = [Batch(torch.randn(8, 3, 5, 5) * (k + 1) + k, torch.zeros(8)) for k in range(5)]
+
+    fresh = with_fresh_statistics(model, batches, nullcontext())
+
+    means = torch.stack([b.inputs.mean((0, 2, 3)) for b in batches]).mean(0)
+    variances = torch.stack([b.inputs.var((0, 2, 3)) for b in batches]).mean(0)
+    torch.testing.assert_close(fresh[0].running_mean, means)
+    torch.testing.assert_close(fresh[0].running_var, variances)
+    inner = [
+        model[1](nn.functional.batch_norm(b.inputs, None, None, model[0].weight, model[0].bias, True)) for b in batches
+    ]
+    torch.testing.assert_close(fresh[2].running_mean, torch.stack([x.mean((0, 2, 3)) for x in inner]).mean(0))
+    assert fresh[0].momentum == momentum
+    assert not model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), model.parameters(), strict=True))

@@ -1,0 +1,132 @@
+"""Precisions: each trains, and finding the fastest changes nothing."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from budgeted import BudgetedError
+from budgeted.train.data import Batch
+from budgeted.train.precision import PRECISIONS, fastest, named
+
+CPU = torch.device("cpu")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(8 * 36, 4)
+    )
+
+
+def batch() -> Batch:
+    random = torch.Generator().manual_seed(0)
+    targets = torch.arange(32) % 4
+    return Batch(torch.randn(32, 3, 6, 6, generator=random) + targets[:, None, None, None], targets)
+
+
+def loss(model, batch):
+    return nn.functional.cross_entropy(model(batch.inputs), batch.targets)
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
+def test_every_precision_trains(name):
+    precision = named(name)
+    model, data = precision.place(network(), CPU), precision.prepare(batch())
+    layout = torch.channels_last if precision.channels_last else torch.contiguous_format
+    assert data.inputs.is_contiguous(memory_format=layout)
+    assert model[0].weight.is_contiguous(memory_format=layout)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    values = []
+    for _ in range(30):
+        with precision.autocast(CPU):
+            output = model(data.inputs)
+            value = nn.functional.cross_entropy(output, data.targets)
+        assert output.dtype == precision.dtype
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(value.item())
+    assert values[-1] < 0.5 * values[0]
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_inputs_that_are_no_images_stay_as_they_are():
+    flat = Batch(torch.ones(4, 3), torch.ones(4))
+    assert named("bf16-channels-last").prepare(flat) is flat
+
+
+def test_an_unknown_precision_is_a_sentence():
+    with pytest.raises(
+        BudgetedError, match=r"precision 'bf61' is unknown; it is one of auto, .*did you mean 'bf16'\?$"
+    ):
+        named("bf61")
+
+
+def test_finding_the_fastest_touches_neither_model_nor_random_state():
+    model = network()
+    weights, random, threads = copy.deepcopy(model.state_dict()), torch.get_rng_state(), torch.get_num_threads()
+    choice = fastest(model, batch(), loss, CPU)
+    assert choice.precision.name in choice.seconds
+    assert torch.get_num_threads() == threads
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert model[0].weight.is_contiguous()
+    assert torch.equal(random, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("convolutional", [True, False])
+def test_the_fastest_is_chosen_and_bf16_only_where_it_is_worthwhile(monkeypatch, convolutional):
+    model = network() if convolutional else nn.Linear(4, 4)
+    costs = {"float32": 3.0, "float32-channels-last": 2.0, "bf16": 1.0, "bf16-channels-last": 1.0}
+
+    def choice(changes) -> str:
+        monkeypatch.setattr("budgeted.train.precision._time", lambda precision, *_: (costs | changes)[precision.name])
+        return fastest(model, batch(), loss, CPU).precision.name
+
+    end = "-channels-last" if convolutional else ""
+    assert choice({}) == f"bf16{end}"
+    # Less than a tenth slower than bf16:
+    assert choice({"float32": 1.05, "float32-channels-last": 1.08}) == "float32"
+
+
+def test_a_model_that_bf16_cannot_compute_is_trained_in_float32():
+    class Exact(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+
+        def forward(self, x):
+            if torch.is_autocast_enabled("cpu"):
+                raise RuntimeError("not implemented for 'BFloat16'")
+            return self.inner(x)
+
+    data = Batch(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]))
+    choice = fastest(Exact(), data, loss, CPU)
+    assert choice.precision.name == "float32"
+    assert set(choice.seconds) <= {"float32", "one thread"}
+
+
+def test_batch_norm_is_given_two_samples_where_the_batch_has_them():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    assert fastest(model, Batch(torch.randn(4, 3), torch.tensor([0, 1, 2, 0])), loss, CPU).precision.name in PRECISIONS
+
+
+@pytest.mark.parametrize(("alone", "threads"), [(1.0, 1), (1.4, 1), (1.6, 2)])
+def test_all_threads_must_win_by_half(monkeypatch, alone, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: monkeypatch.setattr(torch, "get_num_threads", lambda: n))
+    torch.set_num_threads(2)
+    monkeypatch.setattr("budgeted.train.precision._time", lambda *_: 1.0 if torch.get_num_threads() == 2 else alone)
+    choice = fastest(nn.Linear(4, 4), batch(), loss, CPU)
+    assert choice.threads == threads
+    assert torch.get_num_threads() == 2
+
+
+def test_a_model_that_fails_in_float32_fails():
+    data = Batch(torch.randn(4, 5), torch.tensor([0, 1, 2, 0]))
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
+        fastest(nn.Linear(3, 3), data, loss, CPU)
