@@ -278,7 +278,7 @@ class Session:
             torch.cuda.set_rng_state_all([state.cpu() for state in saved["random_cuda"]])
         self.best = Best(**saved["best"])
         self.evaluations = Evaluations(**saved["evaluations"])
-        self.logged = saved["logged"]
+        self.logged = min(saved["logged"], self._moment())  # an extension makes the spent share smaller
         self.folder.truncate_rows(self.run.ledger.steps)
 
     def _draw(self, more: int) -> None:
