@@ -73,10 +73,11 @@ def with_fresh_statistics(
     model = copy.deepcopy(model)
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
+    model.eval()  # dropout stays out of it, as in the evaluation to come, and draws no random numbers
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
-    model.train()
+        norm.train()
     with torch.inference_mode(), autocast:
         for batch in batches:
             model(batch.inputs)
