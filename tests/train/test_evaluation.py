@@ -111,3 +111,13 @@ def test_fresh_statistics_are_the_mean_over_the_batches_and_the_model_is_untouch
     assert not model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), model.parameters(), strict=True))
+
+
+def test_dropout_stays_out_of_the_statistics_and_draws_no_random_numbers():
+    model = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(3))
+    batch = Batch(torch.randn(500, 3) + 1, torch.zeros(500))
+    before = torch.get_rng_state()
+    fresh = with_fresh_statistics(model, [batch], nullcontext())
+    assert torch.equal(before, torch.get_rng_state())
+    torch.testing.assert_close(fresh[1].running_mean, batch.inputs.mean(0))
+    assert model.training
