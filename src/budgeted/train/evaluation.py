@@ -52,7 +52,9 @@ class Evaluations:
         """How many more there will be after one now, the last one included, as far as there is time for them."""
         left = self.points - self.passed
         evaluation = run.ledger.activities.get("evaluation")
-        if run.ledger.timed and evaluation is not None:
+        if run.ledger.timed:
+            if evaluation is None or not evaluation.count:
+                return 1  # what one costs is known after it: slow ones that are kept time for would end the run at once
             seconds = run.remaining.get("seconds", math.inf)
             left = min(left, 1 + int(_SHARE * seconds / max(*evaluation.recent, 1e-6)))
         return max(1, left)
