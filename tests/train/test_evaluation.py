@@ -75,10 +75,18 @@ def test_the_reserve_expects_no_more_than_there_is_time_for():
     parameter = nn.Parameter(torch.ones(1))
     run = budgeted.attach(torch.optim.SGD([parameter], lr=0.1), "100s", clock=clock, wall=clock)
     evaluations = Evaluations.of(run, 10, None)
-    assert evaluations.to_come(run) == 10
+    assert evaluations.to_come(run) == 1  # until its cost is known
     with run.measure("evaluation", 1):
         clock.now += 5.0
     assert evaluations.to_come(run) == 2
+
+
+@pytest.mark.parametrize("evaluation", [0.5, 5.0, 12.0, 30.0])
+def test_evaluations_of_any_cost_leave_the_time_to_training(evaluation):
+    """Ten of them would take all of it or more."""
+    _, at, seconds = drive("100s", update=0.1, evaluation=evaluation)
+    assert seconds > 99.0 - evaluation  # the last one is still to come
+    assert seconds - len(at) * evaluation > 100.0 - max(10.0, 3 * evaluation)
 
 
 def test_has_batch_norm():

@@ -70,7 +70,7 @@ def test_rows_have_what_is_promised(tmp_path):
         assert row["samples"] == 8 * k
         assert row["progress"] == row["spent"] == k / 50
         assert row["factor"] == 1 - (k - 1) / 50  # of the update that led here
-        assert math.isclose(row["lr"], 0.1 * row["factor"])
+        assert math.isclose(row["lr"], 0.1 * row["factor"]) or k == 50  # after the last, the optimizer holds s(1)
         assert row["loss"] > 0
         assert row["left"] >= 0
     assert [row["steps"] for row in logged if "accuracy" in row] == [10, 20, 30, 40, 50]
@@ -203,7 +203,8 @@ def test_slow_evaluations_are_thinned_under_a_time_budget_and_counted(tmp_path):
     _, rows, result = train(
         tmp_path, spec("2.5s", deterministic=False, refresh=False, precision="float32"), SlowJudge()
     )
-    assert result["evaluations_skipped"] >= 5
+    assert result["evaluations_skipped"] >= 3
+    assert result["last_factor"] < 0.2  # they do not end the run
     assert sum("accuracy" in row for row in rows) + result["evaluations_skipped"] == 10
     assert result["progress"] == 1.0
 
