@@ -12,7 +12,7 @@ from .style import COLOURS, DASHES, figure
 def draw_schedules(schedules: Sequence[tuple[str, Schedule]], path: Path) -> None:
     """Plot factors over progress, one line a schedule, in the format that the path's ending names."""
     grid = [k / 1000 for k in range(1001)]
-    with figure(path) as drawn:
+    with figure(path, height=max(3.6, 0.2 * len(schedules) + 0.7)) as drawn:  # as high as its legend
         axes = drawn.subplots()
         for number, (name, schedule) in enumerate(schedules):
             colour, dashes = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]

@@ -40,6 +40,8 @@ def figure(path: Path, width: float = 6.4, height: float = 3.6) -> Iterator[Figu
     Raises:
         RunFolderError: where it cannot be written, or the format is unknown.
     """
+    if not path.suffix:  # matplotlib would write another file than the one that was named
+        raise RunFolderError(f"cannot write the figure '{path}': give it an ending, .png or .svg")
     with mpl.rc_context(_RC):  # type: ignore[arg-type]
         drawn = Figure((width, height), layout="constrained")
         FigureCanvasAgg(drawn)
