@@ -138,7 +138,7 @@ class Ledger:
 
     __slots__ = (
         "_clock", "_course", "_first", "_held", "_last", "_line", "_longest_normal", "_measuring", "_next_look", "_only",
-        "_origin", "_recent", "_reserve", "_spent", "_stalls", "_stop_at", "_timed", "_wall", "_warmup", "activities", "ended_by", "progress",
+        "_origin", "_recent", "_reserve", "_set_up", "_spent", "_stalls", "_stop_at", "_timed", "_wall", "_warmup", "activities", "ended_by", "progress",
         "warmup_progress", "within_warmup",
     )  # fmt: skip
 
@@ -155,6 +155,7 @@ class Ledger:
         self._clock, self._wall, self._reserve = clock, wall, reserve
         self._held: Callable[[], float] | None = None  # the clock, while it is held
         self._last = clock()
+        self._set_up = elapsed  # seconds before there could be an update
         self._origin = self._last - elapsed  # the moment at which no second was spent
         self._spent = [0.0, 0.0, 0.0, 0.0, 0.0, elapsed]
         self.progress = 0.0  # through the budget; 0 while a warm-up of absolute length lasts
@@ -236,7 +237,7 @@ class Ledger:
         for track in self._course.tracks:
             done = self._spent[track.index]
             if track.index != SECONDS and done:
-                seconds.append(left[RESOURCES[track.index]] / done * self._training_seconds())
+                seconds.append(left[RESOURCES[track.index]] / done * max(0.0, self._training_seconds() - self._set_up))
         return min(seconds) if seconds else None
 
     @property
@@ -505,6 +506,7 @@ class Ledger:
             "warmup_anchors": self._warmup and anchors(self._warmup),
             "stalls": asdict(self._stalls),
             "activities": {name: asdict(activity) for name, activity in self.activities.items()},
+            "set_up": self._set_up,
             "done": self.ended_by is not None,
         }
 
@@ -514,6 +516,7 @@ class Ledger:
         self._spent = [float(state["spent"][name]) for name in RESOURCES]
         self._last = self._clock()
         self._origin = self._last - seconds
+        self._set_up = state["set_up"] + self._set_up
         self.progress = state["progress"]
         self._restore(self._course, state["anchors"])
         self._course.binding = self._course.tracks[state["binding"]]

@@ -23,23 +23,25 @@ def live(
     from rich.progress import BarColumn, Progress, TextColumn
 
     console = Console(stderr=True)
+    narrow, name = console.width < 100, spec.task.rpartition("/")[2]
+    title = name[: console.width // 4] if narrow else f"{name} {spec.budget}"
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TextColumn("{task.percentage:>3.0f}%"),
         TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=console, transient=True, expand=True) as bar:
-        watched = bar.add_task(f"{spec.task} {spec.budget}", total=1.0, figures="setting up")
+        watched = bar.add_task(title, total=1.0, figures="setting up")
         best = ""
         while True:
             try:
                 row = next(rows)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            if metric in row:
+            if metric in row and console.width >= 60:
                 best = f"  {metric} {row[metric]:.4f}"
-            figures = _figures(row, narrow=console.width < 100) + best
+            figures = _figures(row, narrow=narrow) + best
             bar.update(watched, completed=row["spent"], figures=figures)
 
 
