@@ -21,8 +21,8 @@ def budget(text: str, task_name: str | None, data: str | None, steps_per_epoch: 
     budgeted budget 5% --task digits
     """
     parsed = Budget.parse(text)
-    click.echo(f"understood as: {parsed}")
     full = None
+    known = [f"understood as: {parsed}"]
     if task_name is not None:
         from pathlib import Path
 
@@ -35,7 +35,8 @@ def budget(text: str, task_name: str | None, data: str | None, steps_per_epoch: 
         if steps_per_epoch is None:
             found = task.data(Path(data) if data else None, torch.device("cpu"))
             steps_per_epoch = len(found.train)
-        click.echo(f"full budget of {task_name}: {full}; an epoch is {steps_per_epoch} updates")
+        known.append(f"full budget of {task_name}: {full}; an epoch is {steps_per_epoch} updates")
+    click.echo("\n".join(known))
     for limit in parsed.limits:
         needs_task = str(limit).endswith(("%", "ep")) and steps_per_epoch is None
         if needs_task:

@@ -90,7 +90,15 @@ def train(
             raise BudgetedError(f"--{change} goes with --resume RUN and a new --budget")
         replaced = None
         spec = _spec(
-            task, budget_text or "30s", schedule, warmup, seed, deterministic, precision, not no_refresh, evaluations
+            task,
+            "30s" if budget_text is None else budget_text,
+            schedule,
+            warmup,
+            seed,
+            deterministic,
+            precision,
+            not no_refresh,
+            evaluations,
         )
     # From here on PyTorch is imported: what can be wrong in a line of text was found before.
     from ..tasks import registry
@@ -126,7 +134,7 @@ def _spec(
     refresh: bool,
     evaluations: int | None,
 ) -> Spec:
-    plan = str(read_schedule(f"warmup({warmup}, {schedule})" if warmup else schedule))
+    plan = str(read_schedule(f"warmup({warmup}, {schedule})" if warmup is not None else schedule))
     return Spec(task, str(Budget.parse(budget)), plan, seed, deterministic, precision, refresh, evaluations)
 
 
