@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 def render() -> str:
     """The whole page: each command's help at 100 columns."""
     parts = ["# The command line\n\nMade by `python scripts/cli_pages.py`; not written by hand.\n"]
-    root = click.Context(cli, info_name="budgeted", max_content_width=100, terminal_width=100)
+    root = click.Context(cli, info_name="budgeted", terminal_width=100, **cli.context_settings)
     for name, command in [("", cli), *sorted(cli.commands.items())]:
         context = root
         if name:
