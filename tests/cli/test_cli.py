@@ -199,6 +199,15 @@ def test_a_budget_that_is_spent_already(budgeted, stopped):
 
 
 @pytest.mark.parametrize(
+    "extra",
+    [("digits",), ("--schedule", "cosine"), ("--seed", "0"), ("--deterministic",), ("--no-refresh",), ("--out", "x")],
+)
+def test_what_would_make_it_another_run_is_refused(budgeted, stopped, extra):
+    option = extra[0] if extra[0].startswith("--") else "TASK"
+    assert f"error: {option} does not go with --resume" in error(budgeted("train", "--resume", stopped, *extra))
+
+
+@pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
         ("spec.json", b"{", "is damaged: it is not JSON"),
@@ -252,7 +261,8 @@ def test_a_damaged_run_folder_is_refused(budgeted, stopped, name, content, sente
 )
 def test_bad_input_is_one_line_and_leaves_no_run_folder(budgeted, arguments, sentence):
     Path("a_file").write_text("")
-    assert sentence in error(budgeted("train", TINY, "--no-curve", *arguments))
+    task = () if "--resume" in arguments else (TINY,)
+    assert sentence in error(budgeted("train", *task, "--no-curve", *arguments))
     assert list(Path().glob("runs/*")) == []
 
 

@@ -80,6 +80,7 @@ def train(
     budgeted train mine.py:MyTask --budget "1h or 30ep"
     """
     if resume is not None:
+        _require_no_definition()
         folder = RunFolder.open(resume)
         spec = folder.spec
         replaced = _changed_budget(spec, budget_text, change)
@@ -136,6 +137,25 @@ def _spec(
 ) -> Spec:
     plan = str(read_schedule(f"warmup({warmup}, {schedule})" if warmup is not None else schedule))
     return Spec(task, str(Budget.parse(budget)), plan, seed, deterministic, precision, refresh, evaluations)
+
+
+def _require_no_definition() -> None:
+    """A resumed run is what its folder says: what would make it another run is refused, not passed over."""
+    context = click.get_current_context()
+    for name in (
+        "task",
+        "schedule",
+        "warmup",
+        "seed",
+        "out",
+        "precision",
+        "deterministic",
+        "no_refresh",
+        "evaluations",
+    ):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            given = "TASK" if name == "task" else f"--{name.replace('_', '-')}"
+            raise BudgetedError(f"{given} does not go with --resume: the run goes on as its folder says; leave it out")
 
 
 def _changed_budget(spec: Spec, text: str | None, change: str | None) -> Budget | None:
