@@ -33,8 +33,8 @@ Step = Callable[[], object]
 
 def naive(task_name: str, root: Path, loader: bool) -> Step:
     """One update of the naive loop; without the loader, over batches made beforehand."""
-    from torchvision import transforms as T  # noqa: N812 as everybody writes it
     from torch.utils.data import DataLoader
+    from torchvision import transforms as T  # noqa: N812 as everybody writes it
     from torchvision.datasets import CIFAR10
 
     task = load(task_name)
