@@ -19,9 +19,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
+from .activity import Activity
 from .budget import Cap
 from .errors import BudgetError
 
@@ -30,39 +31,6 @@ RESOURCES = ("steps", "samples", "tokens", "flops", "joules", "seconds")
 
 _RECENT = 32  # updates whose durations say what an update costs
 _STALL = 2.0  # an update that took so many times the longest recent one was held up by something else
-
-
-@dataclass(slots=True)
-class Activity:
-    """What something beside the updates, such as evaluation, has cost so far, in seconds, and what it will cost."""
-
-    count: int = 0
-    seconds: float = 0.0
-    recent: list[float] = field(default_factory=list)  # of the last three
-    first_at: float = 0.0  # training seconds at the first and the last one
-    last_at: float = 0.0
-    more: int | None = None  # how often it will come again, where that is known
-
-    def add(self, seconds: float, at: float, more: int | None = None) -> None:
-        self.first_at = self.first_at if self.count else at
-        self.count, self.seconds, self.last_at, self.more = self.count + 1, self.seconds + seconds, at, more
-        self.recent = [*self.recent[-2:], seconds] if self.count > 1 else [seconds]
-
-    @property
-    def certain(self) -> float:
-        """Seconds that will surely come: the known number of times, or once more; the last at the worst recent cost."""
-        if self.more == 0:
-            return 0.0
-        worst = max(self.recent)
-        return ((self.more or 1) - 1) * (self.seconds / self.count if self.count else worst) + worst
-
-    def rate(self, at: float) -> float:
-        """Seconds of it for each second of training, where it came at least twice and nobody said how often it will."""
-        if self.count < 2 or self.more is not None:
-            return 0.0
-        interval = (self.last_at - self.first_at) / (self.count - 1)
-        span = max(self.last_at, at - interval) - self.first_at
-        return (self.count - 1) * (self.seconds / self.count) / span if span > 0 else 0.0
 
 
 class _Track:

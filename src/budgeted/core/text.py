@@ -82,6 +82,15 @@ def format_duration(seconds: float) -> str:
     return "".join(parts)
 
 
+def format_seconds(seconds: float) -> str:
+    """A duration for people: whole seconds from a minute on, hundredths below.
+
+    >>> format_seconds(75.4), format_seconds(0.123)
+    ('1min15s', '0.12s')
+    """
+    return format_duration(round(seconds)) if seconds >= 60 else f"{format_number(round(seconds, 2))}s"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'linear'?` where a known word is close, else nothing."""
     close = difflib.get_close_matches(word.lower(), list(known), n=1)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.text import format_duration, format_number
+from ..core.text import format_seconds
 
 
 def print_summary(result: dict[str, Any]) -> None:
     """Print the result of a run as a few lines."""
     metric, spent = result["metric"], result["spent"]
-    aside = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in result["activities"].items())
+    aside = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in result["activities"].items())
     lines = {
         metric["name"]: f"{metric['final']:.4f}, best {metric['best']:.4f} at p = {result['best_at']['progress']:.2f}",
         "budget": f"{result['budget']}, ended by {result['stopped_by']}",
-        "spent": f"{int(spent['steps']):,} updates, {int(spent['samples']):,} samples, {_seconds(spent['seconds'])}",
+        "spent": f"{int(spent['steps']):,} updates, {int(spent['samples']):,} samples, {format_seconds(spent['seconds'])}",
         "of which": aside,
         "rate": f"{result['schedule']}; the last update ran at {result['last_factor']:.3g} of the base rate",
     }
@@ -26,7 +26,3 @@ def print_summary(result: dict[str, Any]) -> None:
     width = max(map(len, lines))
     for name, line in lines.items():
         print(f"  {name:{width}}  {line}")  # not wrapped: the folder is there to be copied
-
-
-def _seconds(seconds: float) -> str:
-    return format_duration(round(seconds)) if seconds >= 60 else f"{format_number(round(seconds, 2))}s"

@@ -10,7 +10,6 @@ import datetime as dt
 import math
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -27,12 +26,13 @@ from ..core.errors import BudgetError, BudgetWarning, ScheduleError
 from ..core.ledger import Ledger
 from ..core.schedule import Plateau, PlateauState, Schedule
 from ..core.spec import schedule as read_schedule
-from ..core.text import format_duration, format_number
+from ..core.text import format_duration, format_number, format_seconds
+from .knobs import Knobs, put
+from .pipeline import Pipeline
 
 Batch = TypeVar("Batch")
 Hook = Callable[[Optimizer, Any, Any], None]
 _ANCHORS = ("now", "process", "first step")
-_RUN_AHEAD = 4  # updates that the host may be ahead of the device when seconds are counted
 
 
 def attach(
@@ -120,11 +120,11 @@ class Run:
         self._wasted = False
         self._driver = self._choose_driver()
         self._curves = dict(schedule.drives) if isinstance(schedule, Schedule) else {}
-        self._knobs = [_Knobs(optimizer, self._curves) for optimizer in optimizers]
+        self._knobs = [Knobs(optimizer, self._curves) for optimizer in optimizers]
         for knobs in self._knobs:
             knobs.claim()
         # Counted at the last, so that every optimizer's update k runs at s(k/T), and none at the end before it has ended.
-        self._pipeline = _Pipeline.of(optimizers[-1], ledger)
+        self._pipeline = Pipeline.of(optimizers[-1], ledger)
         self._handles = [k.optimizer.register_step_pre_hook(_eager(self._setter(k), k.optimizer)) for k in self._knobs]
         self._handles.append(optimizers[-1].register_step_post_hook(_eager(self._counter(), optimizers[-1])))
         self._starter: RemovableHandle | None = None
@@ -314,7 +314,7 @@ class Run:
         horizon = self._phases[0]
         return min(1.0, self.ledger.spent_of(horizon) / horizon.amount)
 
-    def _setter(self, knobs: _Knobs) -> Hook:
+    def _setter(self, knobs: Knobs) -> Hook:
         """The pre-step hook of one optimizer: the rate of the update about to happen."""
         ledger, driver, schedule, curves = self.ledger, self._driver, self.schedule, knobs.curves
         # The common case, one schedule of p and nothing else, is asked without a function in between.
@@ -331,7 +331,7 @@ class Run:
                 if type(group["lr"]) is float:
                     group["lr"] = rates[g] * factor
                 else:
-                    _put(group, "lr", rates[g] * factor)
+                    put(group, "lr", rates[g] * factor)
                 g += 1
             if curves:
                 knobs.turn_others(self._position())
@@ -403,130 +403,6 @@ def _eager(hook: Hook, optimizer: Optimizer) -> Hook:
     return torch.compiler.disable(hook) if tensors else hook
 
 
-class _Knobs:
-    """The hyper-parameters of one optimizer that schedules turn, and their base values by group."""
-
-    def __init__(self, optimizer: Optimizer, curves: Mapping[str, Schedule]) -> None:
-        if getattr(optimizer, "_budgeted", False):
-            raise ScheduleError("this optimizer is attached to a budget already; call close() on that run first")
-        if any("initial_lr" in group for group in optimizer.param_groups):
-            raise ScheduleError(
-                "a torch scheduler drives this optimizer already; construct the optimizer anew, or pass the scheduler to budgeted.convert"
-            )
-        self.optimizer, self.curves = optimizer, dict(curves)
-        self.bases = [self._read(group) for group in optimizer.param_groups]
-
-    @property
-    def bases(self) -> list[dict[str, float]]:
-        return self._bases
-
-    @bases.setter
-    def bases(self, bases: list[dict[str, float]]) -> None:
-        self._bases = bases
-        self.rates = [base["lr"] for base in bases]
-
-    def _read(self, group: Mapping[str, Any]) -> dict[str, float]:
-        base = {"lr": float(group["lr"])}
-        if not (math.isfinite(base["lr"]) and base["lr"] > 0):
-            raise ScheduleError(f"the base learning rate must be positive and finite, and is {base['lr']}")
-        for name in self.curves:
-            key, place = _place(group, name)
-            base[name] = float(group[key] if place is None else group[key][place])
-        return base
-
-    def learn_new_groups(self) -> list[float]:
-        """Parameter groups added since: their rate as they came is their base."""
-        old = self.optimizer.param_groups[: len(self.bases)]
-        new = self.optimizer.param_groups[len(self.bases) :]
-        # A tensor that is the optimizer's default is one for all groups that have it, and stands decayed already.
-        shared = {
-            id(g["lr"]): rate for g, rate in zip(old, self.rates, strict=False) if isinstance(g["lr"], torch.Tensor)
-        }
-        self.bases = self.bases + [self._read(g) | {"lr": shared.get(id(g["lr"]), float(g["lr"]))} for g in new]
-        return self.rates
-
-    def turn(self, factor: float, progress: float) -> None:
-        for group, base in zip(self.optimizer.param_groups, self.rates, strict=False):
-            _put(group, "lr", base * factor)
-        self.turn_others(progress)
-
-    def turn_others(self, progress: float) -> None:
-        for name, curve in self.curves.items():
-            factor = curve.factor(progress)
-            for group, base in zip(self.optimizer.param_groups, self.bases, strict=False):
-                key, place = _place(group, name)
-                if place is None:
-                    _put(group, key, base[name] * factor)
-                else:
-                    betas = list(group[key])
-                    betas[place] = base[name] * factor
-                    group[key] = tuple(betas)
-
-    def claim(self) -> None:
-        self.optimizer._budgeted = True  # type: ignore[attr-defined]
-
-    def release(self) -> None:
-        self.optimizer._budgeted = False  # type: ignore[attr-defined]
-
-
-def _place(group: Mapping[str, Any], name: str) -> tuple[str, int | None]:
-    """Where a group keeps a hyper-parameter: its key, and its index where that is the pair of betas."""
-    if name == "momentum" and "momentum" not in group and "betas" in group:
-        name = "beta1"
-    if name in ("beta1", "beta2") and "betas" in group:
-        return "betas", int(name[-1]) - 1
-    if not isinstance(group.get(name), float | int | torch.Tensor):
-        numbers = ", ".join(k for k, v in group.items() if isinstance(v, float | int) and not isinstance(v, bool))
-        raise ScheduleError(f"the schedule drives '{name}', which this optimizer does not have; it has {numbers}")
-    return name, None
-
-
-def _put(group: dict[str, Any], key: str, value: float) -> None:
-    if isinstance(group[key], torch.Tensor):
-        group[key].fill_(value)  # in place: a captured or compiled step holds this very tensor
-    else:
-        group[key] = value
-
-
-class _Pipeline:
-    """What the host must know of a device that runs behind it: how far behind, and which updates were skipped.
-
-    Seconds are only right if the host cannot run ahead of the device without bound, so it waits for the update
-    four back, which a device that keeps up has finished. A fused optimizer under mixed precision decides on the
-    device whether it skips; its flag is copied behind the update and read when that wait is over.
-    """
-
-    def __init__(self, device: torch.device, ledger: Ledger) -> None:
-        self._device, self._ledger = device, ledger
-        self._queue: deque[tuple[torch.cuda.Event, torch.Tensor | None]] = deque()
-
-    @classmethod
-    def of(cls, optimizer: Optimizer, ledger: Ledger) -> _Pipeline | None:
-        """A pipeline where one is needed: for a CUDA device with a clock, or an optimizer that skips by itself."""
-        device = next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
-        skips = getattr(optimizer, "_step_supports_amp_scaling", False)
-        return cls(device, ledger) if skips or (device.type == "cuda" and ledger.timed) else None
-
-    def happened(self, optimizer: Optimizer) -> bool:
-        """Whether to count the update just run; one that turns out to be skipped later is taken back then."""
-        flag: torch.Tensor | None = getattr(optimizer, "found_inf", None)
-        if self._device.type != "cuda":
-            return flag is None or not bool(flag)
-        if flag is not None:
-            flag = flag.to("cpu", non_blocking=True)
-        elif not self._ledger.timed:
-            return True
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(self._device))
-        self._queue.append((event, flag))
-        if len(self._queue) > _RUN_AHEAD:
-            event, flag = self._queue.popleft()
-            event.synchronize()
-            if flag is not None and bool(flag):
-                self._ledger.skipped(1)
-        return True
-
-
 @dataclass(frozen=True, slots=True)
 class Summary:
     """How a run ended, in figures; `str` of it is for people."""
@@ -543,17 +419,13 @@ class Summary:
     def __str__(self) -> str:
         spent = [f"{int(self.spent['steps']):,} updates"]
         spent += [f"{int(self.spent[name]):,} {name}" for name in ("samples", "tokens") if self.spent.get(name)]
-        spent.append(_seconds(self.spent["seconds"]))
-        others = "".join(f", of which {name} {_seconds(seconds)}" for name, seconds in self.activities.items())
+        spent.append(format_seconds(self.spent["seconds"]))
+        others = "".join(f", of which {name} {format_seconds(seconds)}" for name, seconds in self.activities.items())
         state = f"ended by {self.ended_by}" if self.ended_by else f"at p = {self.progress:.4f}"
         return (
             f"budget {self.budget}, schedule {self.schedule}: {state} after {', '.join(spent)}{others}; "
             f"the last update ran at {self.last_factor:.3g} of the base rate"
         )
-
-
-def _seconds(seconds: float) -> str:
-    return format_duration(round(seconds)) if seconds >= 60 else f"{format_number(round(seconds, 2))}s"
 
 
 def _unwrapped(optimizer: Optimizer) -> Optimizer:
