@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..core.budget import Budget
+from ..core.budget import Amount, Budget
 from ..core.errors import BudgetedError
 from ..core.record import RunFolder, Spec, finite
 from ..core.spec import schedule as read_schedule
@@ -90,25 +91,15 @@ def train(
         if change is not None:
             raise BudgetedError(f"--{change} goes with --resume RUN and a new --budget")
         replaced = None
-        spec = _spec(
-            task,
-            "30s" if budget_text is None else budget_text,
-            schedule,
-            warmup,
-            seed,
-            deterministic,
-            precision,
-            not no_refresh,
-            evaluations,
-        )
+        budget = Budget.parse("30s" if budget_text is None else budget_text)
+        plan = _plan(schedule, warmup)
+        spec = Spec(task, str(budget), plan, seed, deterministic, precision, not no_refresh, evaluations)
     # From here on PyTorch is imported: what can be wrong in a line of text was found before.
     from ..tasks import registry
 
     chosen = registry.load(spec.task)
     if resume is None and warmup is None and chosen.warmup is not None:
-        spec = _spec(
-            task, spec.budget, schedule, chosen.warmup, seed, deterministic, precision, not no_refresh, evaluations
-        )
+        spec = replace(spec, schedule=_plan(schedule, chosen.warmup))
     _check_device(device)
     if resume is None:
         folder = RunFolder.create(out, spec)
@@ -124,35 +115,19 @@ def train(
         _summarize(result)
 
 
-def _spec(
-    task: str,
-    budget: str,
-    schedule: str,
-    warmup: str | None,
-    seed: int,
-    deterministic: bool,
-    precision: str,
-    refresh: bool,
-    evaluations: int | None,
-) -> Spec:
-    plan = str(read_schedule(f"warmup({warmup}, {schedule})" if warmup is not None else schedule))
-    return Spec(task, str(Budget.parse(budget)), plan, seed, deterministic, precision, refresh, evaluations)
+def _plan(schedule: str, warmup: str | None) -> str:
+    """The schedule's own text, with its warm-up."""
+    return str(read_schedule(schedule if warmup is None else f"warmup({warmup}, {schedule})"))
+
+
+# Options that would make it another run.
+_DEFINITION = ("task", "schedule", "warmup", "seed", "out", "precision", "deterministic", "no_refresh", "evaluations")
 
 
 def _require_no_definition() -> None:
     """A resumed run is what its folder says: what would make it another run is refused, not passed over."""
     context = click.get_current_context()
-    for name in (
-        "task",
-        "schedule",
-        "warmup",
-        "seed",
-        "out",
-        "precision",
-        "deterministic",
-        "no_refresh",
-        "evaluations",
-    ):
+    for name in _DEFINITION:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             given = "TASK" if name == "task" else f"--{name.replace('_', '-')}"
             raise BudgetedError(f"{given} does not go with --resume: the run goes on as its folder says; leave it out")
@@ -172,7 +147,18 @@ def _changed_budget(spec: Spec, text: str | None, change: str | None) -> Budget 
             f"the run was made under budget '{spec.budget}' and is resumed under '{new}': taken as a share of the new one, "
             "the rate would jump; add --extend or --shorten and the decay bends from where it is to the new end"
         )
+    _require_direction(Budget.parse(spec.budget), new, change)
     return new
+
+
+def _require_direction(old: Budget, new: Budget, change: str) -> None:
+    """Where both are one amount of one unit, --extend must mean more and --shorten less."""
+    match (old.limits, new.limits):
+        case ((Amount() as before,), (Amount() as after,)) if before.unit == after.unit:
+            if (after.amount > before.amount) != (change == "extend"):
+                raise BudgetedError(
+                    f"--{change} from '{old}' to '{new}' goes the other way; give another budget, or the other option"
+                )
 
 
 def _check_device(device: str | None) -> None:
