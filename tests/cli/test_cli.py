@@ -184,6 +184,15 @@ def test_another_budget_wants_to_be_meant(budgeted, stopped):
     assert resume(budgeted, stopped, "--budget", "10ep", "--extend")["spent"]["steps"] == 100
 
 
+def test_the_direction_is_held_against_the_budgets(budgeted, stopped):
+    assert "--shorten from '5ep' to '10ep' goes the other way" in error(
+        budgeted("train", "--resume", stopped, "--budget", "10ep", "--shorten")
+    )
+    assert "--extend from '5ep' to '4ep' goes the other way" in error(
+        budgeted("train", "--resume", stopped, "--budget", "4ep", "--extend")
+    )
+
+
 def test_a_shorter_budget(budgeted, stopped):
     result = resume(budgeted, stopped, "--budget", "30 steps", "--shorten")
     assert (result["spent"]["steps"], result["stopped_by"]) == (30, "30 steps")
