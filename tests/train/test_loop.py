@@ -33,6 +33,10 @@ def spec(budget="5ep", schedule="linear", **options) -> Spec:
     return Spec("tiny", budget, schedule, **{"deterministic": True, **options})
 
 
+# The first optimizer of a process imports for a second or more, which no short budget below should pay for.
+torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
+
+
 def run_all(folder, what: Spec | None = None, task=None, **options):
     """Rows and the result of a run to its end."""
     rows, training = [], fit(task or tiny_task.Tiny(), what or spec(), folder, **options)
@@ -200,9 +204,7 @@ def test_slow_evaluations_are_thinned_under_a_time_budget_and_counted(tmp_path):
             time.sleep(0.3)
             return super().evaluate(model, data)
 
-    _, rows, result = train(
-        tmp_path, spec("2.5s", deterministic=False, refresh=False, precision="float32"), SlowJudge()
-    )
+    _, rows, result = train(tmp_path, spec("4s", deterministic=False, refresh=False, precision="float32"), SlowJudge())
     assert result["evaluations_skipped"] >= 3
     assert result["last_factor"] < 0.2  # they do not end the run
     assert sum("accuracy" in row for row in rows) + result["evaluations_skipped"] == 10
@@ -422,6 +424,20 @@ def test_the_picture_is_drawn_from_the_folder_and_timed(tmp_path):
     _, _, result = train(tmp_path, picture=lambda folder: seen.append(len(list(folder.rows()))))
     assert seen == [10, 50]  # once to know what it costs, once at the end
     assert "picture" in result["activities"]
+
+
+def test_extras_that_would_cost_the_training_are_left_out(tmp_path):
+    """A slow picture must not end the training at a tenth of the budget to be drawn again at the end."""
+    drawn = []
+
+    def slow(folder):
+        drawn.append(folder)
+        time.sleep(1)
+
+    what = spec("4s", deterministic=False, precision="float32")
+    result = train(tmp_path, what, tiny_task.Tiny(), picture=slow)[2]
+    assert (len(drawn), result["left_out"]) == (1, ["picture"])
+    assert result["last_factor"] < 0.05
 
 
 def test_without_batch_norm_nothing_is_refreshed(tmp_path):

@@ -310,6 +310,11 @@ class Ledger:
         self.activities[name] = Activity(recent=[seconds], more=more)
         self._plan()
 
+    def forgo(self, name: str) -> None:
+        """Keep nothing more in reserve for an activity: it will not come again."""
+        self.activities[name].more = 0
+        self._plan()
+
     def extend(self, caps: Sequence[Cap]) -> None:
         """Go on under other limits: progress stays where it is, and the rest of the decay takes what remains.
 

@@ -18,8 +18,9 @@ def print_summary(result: dict[str, Any]) -> None:
         "of which": aside,
         "rate": f"{result['schedule']}; the last update ran at {result['last_factor']:.3g} of the base rate",
     }
-    if result["evaluations_skipped"]:
-        lines["left out"] = f"{result['evaluations_skipped']} evaluations, to spare the budget"
+    left_out = [f"{result['evaluations_skipped']} evaluations"] if result["evaluations_skipped"] else []
+    if left_out := left_out + result["left_out"]:
+        lines["left out"] = f"{', '.join(left_out)}, to spare the budget"
     if result["within_warmup"]:
         lines["note"] = "the budget ended within the warm-up"
     lines["run folder"] = result["run_dir"]

@@ -31,6 +31,7 @@ Result = dict[str, Any]
 
 _LOGGED_ROWS = 500  # over the whole budget
 _LIVE_SECONDS = 0.2  # between rows that are only shown
+_EXTRA_SHARE = 0.1  # of the seconds left that refreshing and drawing at the end may each take
 _REFRESH_BATCHES = 16  # that batch norm's statistics are taken from at the end
 
 
@@ -61,6 +62,7 @@ class Session:
     began: float  # on the monotonic clock
     best: Best = field(default_factory=Best)
     losses: Losses = field(default_factory=Losses)
+    left_out: list[str] = field(default_factory=list)  # extras at the end, for want of time
     logged: int = 0
     shown: float = 0.0
 
@@ -148,18 +150,29 @@ class Session:
             with self.run.measure("refresh", 1):
                 fresh = self._judge(self._refreshed())
             figures |= {f"{name}_refreshed": value for name, value in fresh.items()}
+            self._afford("refresh")
         row = self.row(figures)
         self._keep_best(self.model, figures[self.task.metric])
         self.save()
         if first:
             self._draw(more=1)
+            self._afford("picture")
         return row
+
+    def _afford(self, extra: str) -> None:
+        """Give up an extra at the end, and what is kept in reserve for it, where it would cost too much of the training."""
+        ledger = self.run.ledger
+        if ledger.timed and extra in ledger.activities:
+            seconds = max(ledger.activities[extra].recent)
+            if seconds > _EXTRA_SHARE * (self.run.remaining.get("seconds", 0.0) + seconds):
+                ledger.forgo(extra)
+                self.left_out.append(extra)
 
     def finish(self) -> Row:
         """The last evaluation, with batch norm as training left it and refreshed; the better one is the outcome."""
         with self.run.measure("evaluation", 0):
             figures, outcome = self._judge(self.model), self.model
-        if self._refreshes():
+        if self._refreshes() and "refresh" not in self.left_out:
             with self.run.measure("refresh", 0):
                 fresh = self._refreshed()
                 other = self._judge(fresh)
@@ -169,7 +182,8 @@ class Session:
         row = self.row(figures)
         self._keep_best(outcome, figures[self.task.metric])
         self.save()
-        self._draw(more=0)
+        if "picture" not in self.left_out:
+            self._draw(more=0)
         return row
 
     def _judge(self, model: nn.Module) -> dict[str, float]:
@@ -259,6 +273,7 @@ class Session:
                     "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                     "best": asdict(self.best),
                     "evaluations": asdict(self.evaluations),
+                    "left_out": self.left_out,
                     "logged": self.logged,
                 },
             )
@@ -278,6 +293,7 @@ class Session:
             torch.cuda.set_rng_state_all([state.cpu() for state in saved["random_cuda"]])
         self.best = Best(**saved["best"])
         self.evaluations = Evaluations(**saved["evaluations"])
+        self.left_out = list(saved["left_out"])
         self.logged = min(saved["logged"], self._moment())  # an extension makes the spent share smaller
         self.folder.truncate_rows(self.run.ledger.steps)
 
@@ -294,7 +310,7 @@ class Session:
             "schedule": self.spec.schedule,
             "budget": str(run.budget),
             "seed": self.spec.seed,
-            "spent": run.ledger.spent(),
+            "spent": {name: int(v) if v == int(v) else v for name, v in run.ledger.spent().items()},
             "progress": run.progress,
             "last_factor": run.factor,
             "stopped_by": str(run.ledger.ended_by.limit) if run.ledger.ended_by else None,
@@ -303,6 +319,7 @@ class Session:
             "final": {name: value for name, value in last.items() if name.startswith(metric)},
             "activities": {name: round(a.seconds, 4) for name, a in run.ledger.activities.items()},
             "evaluations_skipped": self.evaluations.skipped,
+            "left_out": self.left_out,
             "within_warmup": run.ledger.within_warmup,
             "wall_seconds": round(time.monotonic() - self.began, 4),
             "run_dir": str(self.folder.path),
