@@ -182,13 +182,14 @@ def test_another_budget_wants_to_be_meant(budgeted, stopped):
     assert "made under budget '5ep' and is resumed under '10ep'" in said
     assert "add --extend or --shorten" in said
     assert resume(budgeted, stopped, "--budget", "10ep", "--extend")["spent"]["steps"] == 100
+    assert RunFolder(Path(stopped)).budget == "10ep"
 
 
 def test_the_direction_is_held_against_the_budgets(budgeted, stopped):
-    assert "--shorten from '5ep' to '10ep' goes the other way" in error(
+    assert "--shorten from '5ep' to '10ep' is no such change" in error(
         budgeted("train", "--resume", stopped, "--budget", "10ep", "--shorten")
     )
-    assert "--extend from '5ep' to '4ep' goes the other way" in error(
+    assert "--extend from '5ep' to '4ep' is no such change" in error(
         budgeted("train", "--resume", stopped, "--budget", "4ep", "--extend")
     )
 

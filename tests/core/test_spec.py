@@ -148,8 +148,8 @@ def test_a_schedule_comes_back_as_it_is():
 @pytest.mark.parametrize(
     ("given_", "sentence"),
     [
-        ("linaer", "schedule 'linaer': 'linaer' is unknown; the names are const, .*; did you mean 'linear'\\?"),
-        ("floor(cosin(), 0.1)", "schedule 'floor\\(cosin\\(\\), 0.1\\)': 'cosin' is unknown; .*; did you mean 'cosine'\\?"),
+        ("linaer", "schedule 'linaer': 'linaer' is unknown; did you mean 'linear'\\? the names are const, "),
+        ("floor(cosin(), 0.1)", "schedule 'floor\\(cosin\\(\\), 0.1\\)': 'cosin' is unknown; did you mean 'cosine'\\?"),
         ("floor(cosin, 0.1)", "'cosin' is not a schedule"),
         ("step_d0", "did you mean 'step-d"),
         ("", "schedule '' is not understood; write a name such as linear, or one with arguments such as poly\\(0.9\\)"),

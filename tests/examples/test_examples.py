@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import subprocess
@@ -44,6 +45,18 @@ def test_the_page_shows_the_differences_as_they_are():
     page = PAGE.read_text()
     assert all(f"<!-- diff of {name} -->" in page for name in NAMES)
     assert page == updated(page), "run python tests/examples/test_examples.py"
+
+
+def test_the_task_of_ones_own_is_the_page_and_trains(tmp_path):
+    code = (EXAMPLES / "own_task.py").read_text()
+    assert code in (ROOT / "docs" / "tasks.md").read_text()
+    command = [sys.executable, "-m", "budgeted.cli.main", "train", f"{EXAMPLES / 'own_task.py'}:BreastCancer"]
+    done = subprocess.run(
+        [*command, "--budget", "5ep", "--out", tmp_path, "--no-curve", "--json"], capture_output=True, check=True
+    )
+    result = json.loads(done.stdout)
+    assert result["spent"]["steps"] == 75
+    assert result["metric"]["final"] > 0.9
 
 
 def run_example(name: str, *arguments: str) -> str:

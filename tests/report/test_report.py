@@ -150,7 +150,7 @@ def result(**changes) -> dict:
         "schedule": "linear", "budget": "10ep", "stopped_by": "10ep", "progress": 1.0, "last_factor": 0.1,
         "spent": {"steps": 1234, "samples": 56789.0, "seconds": 3725.2}, "metric": {"name": "accuracy", "best": 0.9, "final": 0.8},
         "best_at": {"steps": 600, "progress": 0.5}, "activities": {"evaluation": 61.0, "checkpoint": 0.25},
-        "evaluations_skipped": 0, "left_out": [], "within_warmup": False, "run_dir": "runs/x", **changes,
+        "evaluations_skipped": 0, "left_out": [], "overrun_seconds": 0.0, "within_warmup": False, "run_dir": "runs/x", **changes,
     }  # fmt: skip
 
 
@@ -167,13 +167,15 @@ def test_the_summary_says_what_happened(capsys):
     ):
         assert part in out
     assert "left out" not in out
+    assert "over it" not in out
     assert "warm-up" not in out
 
 
 def test_what_was_left_out_is_said(capsys):
-    print_summary(result(evaluations_skipped=4, left_out=["picture"], within_warmup=True))
+    print_summary(result(evaluations_skipped=4, left_out=["picture"], overrun_seconds=1.5, within_warmup=True))
     out = capsys.readouterr().out
     assert "4 evaluations, picture, to spare the budget" in out
+    assert "10ep, ended by 10ep, 1.5s over it" in out
     assert "the budget ended within the warm-up" in out
 
 

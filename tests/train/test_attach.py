@@ -6,6 +6,7 @@ import copy
 import datetime as dt
 import io
 import math
+import re
 import warnings
 
 import pytest
@@ -341,7 +342,7 @@ def test_a_critic_may_be_stepped_more_often():
 
 def test_an_optimizer_stays_free_where_attaching_a_companion_fails():
     good, bad = sgd(), sgd(lr=0.0)
-    with pytest.raises(ScheduleError, match="must be positive and finite, and is 0"):
+    with pytest.raises(ScheduleError, match="must be positive, and is 0 in every parameter group"):
         budgeted.attach([good, bad], "4 steps")
     budgeted.attach(good, "4 steps")
 
@@ -623,7 +624,7 @@ def test_an_optimizer_with_a_torch_scheduler_is_refused():
         budgeted.attach(optimizer, "10 steps")
 
 
-@pytest.mark.parametrize("lr", [0.0, math.nan, math.inf])
+@pytest.mark.parametrize("lr", [math.nan, math.inf])
 def test_a_base_rate_that_is_no_rate_is_refused(lr):
     with pytest.raises(ScheduleError, match=f"must be positive and finite, and is {lr}"):
         budgeted.attach(sgd(lr), "10 steps")
@@ -1116,3 +1117,76 @@ def test_samples_of_a_skipped_update_were_spent_and_the_next_one_is_charged(fuse
         run.count(samples=10)
         scaled_step(scaler, optimizer, gradient)
     assert run.ledger.spent() | {"seconds": 0} == {"steps": 1, "samples": 20.0, "seconds": 0}
+
+
+# Arguments that would mislead
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"reserve": -5.0}, "reserve is seconds to keep, at least 0 and finite, and is -5.0"),
+        ({"devices": 0}, "devices is a whole number from 1, and is 0"),
+        ({"steps_per_epoch": 2.5}, "steps_per_epoch is a whole number from 1, and is 2.5"),
+        ({"anchor": True}, "anchor 'True' is unknown"),
+        ({"reserve": 50.0}, "and 50s are kept in reserve"),
+    ],
+)
+def test_misleading_arguments_are_refused(arguments, message):
+    with pytest.raises(BudgetError, match=re.escape(message)):
+        budgeted.attach(sgd(), "20s", **arguments)
+
+
+def test_the_same_optimizer_twice_is_refused():
+    optimizer = sgd()
+    with pytest.raises(ScheduleError, match="several different ones"):
+        budgeted.attach([optimizer, optimizer], "2 steps")
+
+
+def test_a_frozen_group_stays_frozen():
+    optimizer = sgd()
+    optimizer.add_param_group({"params": [parameter()], "lr": 0.0})
+    run = budgeted.attach(optimizer, "2 steps")
+    optimizer.step()
+    optimizer.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.0, 0.0]
+    run.close()
+    with pytest.raises(ScheduleError, match="is 0 in every parameter group; construct the optimizer anew"):
+        budgeted.attach(optimizer, "2 steps")
+
+
+def test_over_draws_nothing_after_the_end():
+    run = budgeted.attach(optimizer := sgd(), "1 steps")
+    optimizer.step()
+
+    def loader():
+        raise AssertionError("drawn from")
+        yield
+
+    assert list(run.over(loader())) == []
+
+
+def test_an_extension_within_the_warm_up_must_leave_room_to_decay():
+    run = budgeted.attach(optimizer := sgd(), "100 steps", warmup="50 steps")
+    optimizer.step()
+    with pytest.raises(BudgetError, match="warm-up '50 steps' leaves nothing of budget '20 steps'"):
+        run.extend("20 steps")
+    run.extend("60 steps")
+
+
+@pytest.mark.parametrize("state", [{"foo": 1}, {"schema": 99}, None])
+def test_a_foreign_state_is_refused(state):
+    with pytest.raises(BudgetError, match="not a state of a run, or one of a newer version"):
+        budgeted.attach(sgd(), "2 steps").load_state_dict(state)
+
+
+def test_a_state_that_cannot_be_taken_leaves_the_run_as_it_was():
+    ended = budgeted.attach(optimizer := sgd(), "1 steps")
+    optimizer.step()
+    run = budgeted.attach(sgd(), "10 steps")
+    with pytest.raises(BudgetError, match="'1 steps' has ended"):
+        run.load_state_dict(ended.state_dict(), change=True)
+    pair = budgeted.attach([sgd(), sgd()], "10 steps")
+    with pytest.raises(ScheduleError, match="the state is of 2 optimizers, and this run has 1"):
+        run.load_state_dict(pair.state_dict())
+    assert (run.done, run.progress, str(run.budget)) == (False, 0.0, "10 steps")

@@ -27,7 +27,7 @@ _TRAINING = ("torch", "torchvision", "numpy", "sklearn", "safetensors", "matplot
 def cli(context: click.Context) -> None:
     """The best model that a budget can buy.
 
-    Any budget (45min, "until 18:00", "$20 at $2.5/h", 10ep) drives the learning rate to its end exactly when the
+    Any budget (45min, 'until 18:00', '$20 at $2.5/h', 10ep) drives the learning rate to its end exactly when the
     budget ends.
     """
     if context.invoked_subcommand is None:

@@ -50,6 +50,10 @@ def schedule(
         from ..core.loading import load_object
 
         chosen.append((module, convert(load_object(module), horizon, base=base)))
+    if not chosen and plot is not None:
+        raise ScheduleError(
+            "--plot draws the schedules that are named; for example: budgeted schedule linear cosine --plot schedules.png"
+        )
     if not chosen:
         chosen = [(name, read(name)) for name in (*PAPER, *BEYOND) if name != "plateau"]  # type: ignore[misc]
     points = _points(at)
@@ -82,9 +86,9 @@ def _points(text: str) -> list[float]:
 def _print(points: list[float], factors: dict[str, list[float]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("schedule", *[f"p = {p:g}" for p in points], box=SIMPLE_HEAD)
+    table = Table(Column("schedule", no_wrap=True), *[f"p = {p:g}" for p in points], box=SIMPLE_HEAD)
     for column in table.columns[1:]:
         column.justify = "right"
     for name, values in factors.items():

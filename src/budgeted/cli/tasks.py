@@ -13,11 +13,11 @@ def tasks() -> None:
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from ..tasks import registry
 
-    table = Table("task", "full budget", "off the shelf", "metric", "what", box=SIMPLE_HEAD)
+    table = Table(Column("task", no_wrap=True), "full budget", "off the shelf", "metric", "what", box=SIMPLE_HEAD)
     for name in registry.OURS:
         task = registry.load(name)
         table.add_row(name, task.full_budget, task.off_the_shelf, task.metric, task.summary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from ..core.budget import Amount, Budget
-from ..core.errors import BudgetedError
+from ..core.errors import BudgetedError, Interrupted
 from ..core.record import RunFolder, Spec, finite
 from ..core.spec import schedule as read_schedule
 
@@ -84,7 +85,7 @@ def train(
         _require_no_definition()
         folder = RunFolder.open(resume)
         spec = folder.spec
-        replaced = _changed_budget(spec, budget_text, change)
+        replaced = _changed_budget(folder.budget, budget_text, change)
         if folder.result is not None:
             raise BudgetedError(f"'{resume}' is finished: its budget is spent; train anew with a larger one")
     else:
@@ -105,6 +106,11 @@ def train(
         folder = RunFolder.create(out, spec)
     try:
         result = _run(chosen, spec, folder, data, device, resume is not None, replaced, not no_curve)
+    except Interrupted as stop:
+        # What else the command needs to go on is not in the folder.
+        again = [("--data", data), ("--device", device)]
+        options = "".join(f" {option} {shlex.quote(str(given))}" for option, given in again if _on_command_line(option))
+        raise Interrupted(f"{stop}{options}") from None
     except BaseException:
         if resume is None:
             folder.discard()  # of what never trained, nothing is left behind
@@ -120,20 +126,24 @@ def _plan(schedule: str, warmup: str | None) -> str:
     return str(read_schedule(schedule if warmup is None else f"warmup({warmup}, {schedule})"))
 
 
+def _on_command_line(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name.removeprefix("--"))
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
 # Options that would make it another run.
 _DEFINITION = ("task", "schedule", "warmup", "seed", "out", "precision", "deterministic", "no_refresh", "evaluations")
 
 
 def _require_no_definition() -> None:
     """A resumed run is what its folder says: what would make it another run is refused, not passed over."""
-    context = click.get_current_context()
     for name in _DEFINITION:
-        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+        if _on_command_line(name):
             given = "TASK" if name == "task" else f"--{name.replace('_', '-')}"
             raise BudgetedError(f"{given} does not go with --resume: the run goes on as its folder says; leave it out")
 
 
-def _changed_budget(spec: Spec, text: str | None, change: str | None) -> Budget | None:
+def _changed_budget(now: str, text: str | None, change: str | None) -> Budget | None:
     """The budget that replaces the old one on resume, if one was given and meant."""
     if text is None:
         if change is not None:
@@ -141,13 +151,13 @@ def _changed_budget(spec: Spec, text: str | None, change: str | None) -> Budget 
         return None
     new = Budget.parse(text)
     if change is None:
-        if str(new) == spec.budget:
+        if str(new) == now:
             return None
         raise BudgetedError(
-            f"the run was made under budget '{spec.budget}' and is resumed under '{new}': taken as a share of the new one, "
+            f"the run was made under budget '{now}' and is resumed under '{new}': taken as a share of the new one, "
             "the rate would jump; add --extend or --shorten and the decay bends from where it is to the new end"
         )
-    _require_direction(Budget.parse(spec.budget), new, change)
+    _require_direction(Budget.parse(now), new, change)
     return new
 
 
@@ -155,9 +165,9 @@ def _require_direction(old: Budget, new: Budget, change: str) -> None:
     """Where both are one amount of one unit, --extend must mean more and --shorten less."""
     match (old.limits, new.limits):
         case ((Amount() as before,), (Amount() as after,)) if before.unit == after.unit:
-            if (after.amount > before.amount) != (change == "extend"):
+            if after.amount == before.amount or (after.amount > before.amount) != (change == "extend"):
                 raise BudgetedError(
-                    f"--{change} from '{old}' to '{new}' goes the other way; give another budget, or the other option"
+                    f"--{change} from '{old}' to '{new}' is no such change; give another budget, or the other option"
                 )
 
 

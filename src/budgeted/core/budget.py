@@ -370,6 +370,14 @@ def _parse_limit(part: str, whole: str) -> Limit:
     number, word = match[1].replace("_", ""), match[2].strip().lower()
     if not word:
         refuse(f"'{text}' has no unit; write '{text} steps', '{text}ep' or '{text}s'")
+    if re.search(r",|\band\b", word):
+        refuse(
+            "several limits are joined by 'or', the first that is reached ends the run; write for example '45min or 10ep'"
+        )
+    if word.startswith(":"):
+        refuse(f"write '{text}' with units, for example 1h30min")
+    if word not in _UNITS and parse_duration(f"1{word}") is not None:
+        refuse(f"the amount must be positive and finite, and is {number}")
     if word not in _UNITS:
         known = [*_UNITS, "s", "min", "h", "d"]
         refuse(f"unit '{match[2].strip()}' is unknown; write for example {EXAMPLES}{nearest(word, known)}")

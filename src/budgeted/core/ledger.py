@@ -315,6 +315,13 @@ class Ledger:
         self.activities[name].more = 0
         self._plan()
 
+    def overrun(self) -> float:
+        """Seconds by which the limit that ended the run is exceeded now; 0 where it is none of time."""
+        cap = self.ended_by
+        if cap is None or cap.resource not in ("seconds", "clock"):
+            return 0.0
+        return max(0.0, self.seconds - cap.amount if cap.resource == "seconds" else self._wall() - cap.amount)
+
     def extend(self, caps: Sequence[Cap]) -> None:
         """Go on under other limits: progress stays where it is, and the rest of the decay takes what remains.
 

@@ -1,6 +1,7 @@
 """The run folder: what a run was asked for, what it logged, and how it ended. Reading one needs no framework.
 
 spec.json          what defines the run; its hash is the folder's name
+budget.json        the budget that replaced the spec's, where one did
 environment.json   versions, machine, and what was chosen on it
 rows.jsonl         one row of figures per logged moment
 result.json        the figures at the end; absent while the run is unfinished
@@ -126,6 +127,12 @@ class RunFolder:
             if not isinstance(getattr(spec, name), kind):
                 raise RunFolderError(f"'{self.path / 'spec.json'}' is damaged: its {name} is {getattr(spec, name)!r}")
         return spec
+
+    @property
+    def budget(self) -> str:
+        """The budget that is in force: the spec's, or the one that replaced it."""
+        changed = (self.path / "budget.json").exists()
+        return str(self.read("budget").get("budget")) if changed else self.spec.budget
 
     @property
     def result(self) -> dict[str, Any] | None:

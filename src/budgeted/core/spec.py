@@ -187,7 +187,7 @@ def _build(name: str, args: list[Argument], named: dict[str, Argument], whole: s
     if kind is None:
         known = [*PAPER, *BEYOND, *_CLASSES]
         raise ScheduleError(
-            f"schedule '{whole}': '{name}' is unknown; the names are {', '.join(dict.fromkeys(known))}{nearest(key, known)}"
+            f"schedule '{whole}': '{name}' is unknown{nearest(key, known) or ';'} the names are {', '.join(dict.fromkeys(known))}"
         )
     for value in (*args, *named.values()):
         if isinstance(value, float) and not math.isfinite(value):

@@ -13,7 +13,7 @@ def print_summary(result: dict[str, Any]) -> None:
     aside = ", ".join(f"{name} {format_seconds(seconds)}" for name, seconds in result["activities"].items())
     lines = {
         metric["name"]: f"{metric['final']:.4f}, best {metric['best']:.4f} at p = {result['best_at']['progress']:.2f}",
-        "budget": f"{result['budget']}, ended by {result['stopped_by']}",
+        "budget": f"{result['budget']}, ended by {result['stopped_by']}{_over(result['overrun_seconds'])}",
         "spent": f"{int(spent['steps']):,} updates, {int(spent['samples']):,} samples, {format_seconds(spent['seconds'])}",
         "of which": aside,
         "rate": f"{result['schedule']}; the last update ran at {result['last_factor']:.3g} of the base rate",
@@ -27,3 +27,7 @@ def print_summary(result: dict[str, Any]) -> None:
     width = max(map(len, lines))
     for name, line in lines.items():
         print(f"  {name:{width}}  {line}")  # not wrapped: the folder is there to be copied
+
+
+def _over(seconds: float) -> str:
+    return f", {format_seconds(seconds)} over it" if seconds >= 0.01 else ""

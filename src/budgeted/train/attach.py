@@ -72,8 +72,12 @@ def attach(
         ScheduleError: for an unknown schedule, or an optimizer that something else drives already.
     """
     optimizers = [_unwrapped(o) for o in ([optimizer] if isinstance(optimizer, Optimizer) else optimizer)]
-    if not optimizers:
-        raise ScheduleError("there is nothing to attach to; give an optimizer, or several")
+    if not optimizers or len({id(o) for o in optimizers}) < len(optimizers):
+        raise ScheduleError("give an optimizer, or several different ones")
+    _require_whole("steps_per_epoch", steps_per_epoch)
+    _require_whole("devices", devices)
+    if not 0 <= reserve < math.inf:
+        raise BudgetError(f"reserve is seconds to keep, at least 0 and finite, and is {reserve}")
     plan, budget = read_schedule(schedule), Budget.of(budget)
     if warmup is not None:
         plan = _with_warmup(plan, warmup)
@@ -86,9 +90,10 @@ def attach(
     elapsed = _elapsed(anchor)
     ledger = Ledger(caps, warmup=warmup_caps, elapsed=elapsed, reserve=reserve, clock=clock, wall=wall)
     if ledger.done:
+        kept = f", and {format_duration(reserve)} are kept in reserve" if reserve else ""
         raise BudgetError(
             f"budget '{budget}': nothing is left of it to train in; {format_duration(round(elapsed, 1))} had passed before "
-            "the first update. Give a longer one, or another anchor"
+            f"the first update{kept}. Give a longer one, or another anchor"
         )
     per_step = samples_per_step, tokens_per_step
     return Run(optimizers, budget, plan, ledger, terms, caps, (*warmup_caps, *horizon_caps), per_step, anchor)
@@ -159,9 +164,11 @@ class Run:
 
     def over(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the loader's batches until the budget ends, and count the samples in them where that is needed."""
+        if self.done:
+            return  # without a batch, or the workers that would make it
         for batch in loader:
             if self.done:
-                return
+                return  # time ran out while the batch was made
             if self._counts("samples") and not self._per_step[0]:
                 self.count(_batch_size(batch))
             yield batch
@@ -197,6 +204,8 @@ class Run:
         budget = Budget.of(budget)
         caps = budget.caps(self._terms)
         _require_measurable(caps)
+        if self.ledger.warmup_progress is not None:
+            _require_room(self._phases, caps)
         self.ledger.extend(caps)
         self.budget, self._caps = budget, caps
         self._ask_for_proof()
@@ -250,6 +259,14 @@ class Run:
             BudgetError: where the budget is another one and `change` is not given.
             ScheduleError: where the schedule is another one.
         """
+        if not isinstance(state, Mapping) or state.get("schema") != 1:
+            raise BudgetError(
+                "this is not a state of a run, or one of a newer version; give what state_dict() returned"
+            )
+        if len(state["bases"]) != len(self._knobs):
+            raise ScheduleError(
+                f"the state is of {len(state['bases'])} optimizers, and this run has {len(self._knobs)}"
+            )
         if state["schedule"] != str(self.schedule):
             raise ScheduleError(
                 f"the state was made under schedule '{state['schedule']}', this run has '{self.schedule}'; attach with that one"
@@ -258,6 +275,11 @@ class Run:
         differs = [row[:2] for row in state["caps"]] != [[cap.resource, cap.amount] for cap in self._caps]
         if differs and not change:
             raise BudgetError(self._explain_change(state))
+        if differs and state["ledger"]["done"]:
+            raise BudgetError(
+                f"the state's budget '{state['budget']}' has ended and the rate has reached its end: a longer one would train "
+                "at that rate; start a new run"
+            )
         wanted, self._caps = self._caps, tuple(Cap(r, a, Budget.parse(text).limits[0]) for r, a, text in state["caps"])
         self.ledger.rebase(self._caps)
         self.ledger.load_state_dict(state["ledger"])
@@ -437,7 +459,7 @@ def _unwrapped(optimizer: Optimizer) -> Optimizer:
 
 
 def _elapsed(anchor: str | float) -> float:
-    if isinstance(anchor, int | float) and anchor >= 0:
+    if isinstance(anchor, int | float) and not isinstance(anchor, bool) and 0 <= anchor < math.inf:
         return float(anchor)
     if anchor not in _ANCHORS:
         raise BudgetError(
@@ -453,6 +475,11 @@ def _with_warmup(schedule: Schedule | Plateau, warmup: str | Limit) -> Schedule:
     if len(limits) != 1:
         raise ScheduleError(f"warm-up '{warmup}' is more than one limit; give one, such as 500 steps or 5%")
     return Warmup(schedule, limits[0])
+
+
+def _require_whole(name: str, number: int | None) -> None:
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+        raise BudgetError(f"{name} is a whole number from 1, and is {number!r}")
 
 
 def _amounts(caps: Iterable[tuple[str, float]]) -> str:

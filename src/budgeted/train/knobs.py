@@ -25,6 +25,11 @@ class Knobs:
             )
         self.optimizer, self.curves = optimizer, dict(curves)
         self.bases = [self._read(group) for group in optimizer.param_groups]
+        if not any(self.rates):
+            raise ScheduleError(
+                "the base learning rate must be positive, and is 0 in every parameter group; construct the optimizer anew "
+                "if an ended budget left it there"
+            )
 
     @property
     def bases(self) -> list[dict[str, float]]:
@@ -37,7 +42,7 @@ class Knobs:
 
     def _read(self, group: Mapping[str, Any]) -> dict[str, float]:
         base = {"lr": float(group["lr"])}
-        if not (math.isfinite(base["lr"]) and base["lr"] > 0):
+        if not (math.isfinite(base["lr"]) and base["lr"] >= 0):  # 0 is a frozen group's
             raise ScheduleError(f"the base learning rate must be positive and finite, and is {base['lr']}")
         for name in self.curves:
             key, place = _place(group, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -72,12 +73,14 @@ def fit(
                     session.save()
                     raise Interrupted(
                         f"{signals.caught}: stopped after update {run.ledger.steps} and saved; "
-                        f"go on with: budgeted train --resume {folder.path}"
+                        f"go on with: budgeted train --resume {shlex.quote(str(folder.path))}"
                     )
                 if run.done:
                     break
                 if session.evaluations.due(run):
                     yield session.evaluate()
+                elif session.save_due():
+                    session.save()
                 elif session.row_due():
                     yield session.row()
             if not run.ledger.steps:

@@ -31,6 +31,7 @@ Result = dict[str, Any]
 
 _LOGGED_ROWS = 500  # over the whole budget
 _LIVE_SECONDS = 0.2  # between rows that are only shown
+_SAVE_SECONDS = 300.0  # without a checkpoint at most
 _EXTRA_SHARE = 0.1  # of the seconds left that refreshing and drawing at the end may each take
 _REFRESH_BATCHES = 16  # that batch norm's statistics are taken from at the end
 
@@ -63,6 +64,7 @@ class Session:
     best: Best = field(default_factory=Best)
     losses: Losses = field(default_factory=Losses)
     left_out: list[str] = field(default_factory=list)  # extras at the end, for want of time
+    saved: float = field(default_factory=time.monotonic)
     logged: int = 0
     shown: float = 0.0
 
@@ -104,6 +106,8 @@ class Session:
             folder.write("environment", _environment(device, choice))
         else:
             session._restore(saved, change is not None)
+            if change is not None:
+                folder.write("budget", {"budget": str(change)})
         return session
 
     # Training
@@ -145,7 +149,7 @@ class Session:
         with self.run.measure("evaluation", self.evaluations.to_come(self.run)):
             figures = self._judge(self.model)
         self.run.report(figures[self.task.metric])
-        first = "checkpoint" not in self.run.ledger.activities
+        first = self.best.value is None
         if first and self._refreshes():
             with self.run.measure("refresh", 1):
                 fresh = self._judge(self._refreshed())
@@ -257,8 +261,13 @@ class Session:
             self.folder.append(row)
         return row
 
+    def save_due(self) -> bool:
+        """Whether so long passed without a checkpoint that a kill would lose too much."""
+        return time.monotonic() - self.saved > _SAVE_SECONDS
+
     def save(self) -> None:
         """Everything that a resume needs; nothing that is not finite."""
+        self.saved = time.monotonic()
         self.losses.check()
         with self.run.measure("checkpoint", 2):
             checkpoint.save(
@@ -320,6 +329,7 @@ class Session:
             "activities": {name: round(a.seconds, 4) for name, a in run.ledger.activities.items()},
             "evaluations_skipped": self.evaluations.skipped,
             "left_out": self.left_out,
+            "overrun_seconds": round(run.ledger.overrun(), 4),
             "within_warmup": run.ledger.within_warmup,
             "wall_seconds": round(time.monotonic() - self.began, 4),
             "run_dir": str(self.folder.path),
