@@ -437,7 +437,7 @@ def test_extras_that_would_cost_the_training_are_left_out(tmp_path):
     what = spec("4s", deterministic=False, precision="float32")
     result = train(tmp_path, what, tiny_task.Tiny(), picture=slow)[2]
     assert (len(drawn), result["left_out"]) == (1, ["picture"])
-    assert result["last_factor"] < 0.05
+    assert result["last_factor"] < 0.3  # and not the 0.9 at which the first one was drawn
 
 
 def test_without_batch_norm_nothing_is_refreshed(tmp_path):

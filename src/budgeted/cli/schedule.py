@@ -50,10 +50,6 @@ def schedule(
         from ..core.loading import load_object
 
         chosen.append((module, convert(load_object(module), horizon, base=base)))
-    if not chosen and plot is not None:
-        raise ScheduleError(
-            "--plot draws the schedules that are named; for example: budgeted schedule linear cosine --plot schedules.png"
-        )
     if not chosen:
         chosen = [(name, read(name)) for name in (*PAPER, *BEYOND) if name != "plateau"]  # type: ignore[misc]
     points = _points(at)
