@@ -266,7 +266,8 @@ def test_an_activity_that_raises_is_charged_and_over():
 
     with pytest.raises(KeyError, match="broken"):
         broken_evaluation()
-    assert ledger.activities["evaluation"].seconds == 3
+    assert ledger.activities["evaluation, broken off"].seconds == 3
+    assert ledger.remaining() == {"seconds": 97}, "it says nothing of what a whole one costs"
     clock.wait(100)
     assert ledger.done
 

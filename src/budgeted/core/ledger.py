@@ -9,7 +9,8 @@ and of several limits the one with the largest c / R decides. While nothing is p
 from its last anchor, p = p0 + (1 - p0)(x - x0) / R0, which is t / T to the last bit for a limit in steps.
 
 For limits in time c is what an update costs when nothing disturbs it. A stall, an evaluation or a slow start only
-shrinks R: the rest of the decay runs faster, and nothing jumps.
+shrinks R: the rest of the decay runs faster, and nothing jumps. Energy is read off the device's counter a few times a
+second; what evaluations will still take of it follows from their seconds and the mean power so far.
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ from .errors import BudgetError
 
 STEPS, SAMPLES, TOKENS, FLOPS, JOULES, SECONDS = range(6)
 RESOURCES = ("steps", "samples", "tokens", "flops", "joules", "seconds")
+_FLOWING = JOULES  # this resource and the next are spent between updates too
 
 _RECENT = 32  # updates whose durations say what an update costs
 _STALL = 2.0  # an update that took so many times the longest recent one was held up by something else
+_READING = 0.05  # seconds between two looks at the counter of energy
+
+
+def _index(cap: Cap) -> int:
+    return SECONDS if cap.resource == "clock" else RESOURCES.index(cap.resource)
 
 
 class _Track:
@@ -40,7 +47,7 @@ class _Track:
 
     def __init__(self, cap: Cap) -> None:
         self.cap = cap
-        self.index = SECONDS if cap.resource == "clock" else RESOURCES.index(cap.resource)
+        self.index = _index(cap)
         self.anchor(0.0, 0.0, math.inf)
         self.p = 0.0  # progress by this cap alone, when last looked at
         self.stop = math.inf  # the amount spent at which training ends
@@ -97,6 +104,7 @@ class Ledger:
         elapsed: seconds spent before now, since the run's anchor.
         reserve: seconds kept for what comes after the last measured activity.
         clock, wall: the monotonic clock, and the wall clock that deadlines are read from, in seconds.
+        meter: the counter of energy in joules, where energy is a limit.
 
     >>> ledger = Ledger([Cap("steps", 4, None)])
     >>> for _ in range(3): ledger.update()
@@ -105,8 +113,8 @@ class Ledger:
     """
 
     __slots__ = (
-        "_clock", "_course", "_first", "_held", "_last", "_line", "_longest_normal", "_measuring", "_next_look", "_only",
-        "_origin", "_recent", "_reserve", "_set_up", "_spent", "_stalls", "_stop_at", "_timed", "_wall", "_warmup", "activities", "ended_by", "progress",
+        "_clock", "_course", "_first", "_held", "_last", "_line", "_longest_normal", "_measuring", "_meter",
+        "_meter_origin", "_next_look", "_next_reading", "_only", "_origin", "_recent", "_reserve", "_set_up", "_spent", "_stalls", "_stop_at", "_timed", "_wall", "_warmup", "activities", "ended_by", "progress",
         "warmup_progress", "within_warmup",
     )  # fmt: skip
 
@@ -119,8 +127,12 @@ class Ledger:
         reserve: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        meter: Callable[[], float] | None = None,
     ) -> None:
         self._clock, self._wall, self._reserve = clock, wall, reserve
+        self._meter = meter
+        self._meter_origin = meter() if meter else 0.0  # its reading when no joule was spent
+        self._next_reading = 0.0
         self._held: Callable[[], float] | None = None  # the clock, while it is held
         self._last = clock()
         self._set_up = elapsed  # seconds before there could be an update
@@ -146,7 +158,7 @@ class Ledger:
 
     @property
     def timed(self) -> bool:
-        """Whether seconds or a deadline are among the limits."""
+        """Whether seconds, a deadline or energy are among the limits: what evaluations take is missing in training."""
         return self._timed
 
     @property
@@ -178,7 +190,8 @@ class Ledger:
 
     def spent_of(self, cap: Cap) -> float:
         """What is spent of one cap's resource; for a deadline, seconds of this run."""
-        return self.seconds if cap.resource in ("seconds", "clock") else self._spent[RESOURCES.index(cap.resource)]
+        index = _index(cap)
+        return self.seconds if index == SECONDS else self._spent[index]
 
     def remaining(self) -> dict[str, float]:
         """What is left for training, by resource: limit - spent - reserve, never below 0."""
@@ -233,6 +246,8 @@ class Ledger:
                 self._settle(duration)
             else:
                 self._recent.append(duration)
+            if self._meter is not None and now >= self._next_reading:
+                self._read_meter()
             if now >= self._next_look:
                 self._look()
             if self._line is not None:  # seconds alone: the closed form as a straight line over the clock
@@ -277,6 +292,11 @@ class Ledger:
         if self._course.over(self._spent):
             self._end()
 
+    def _read_meter(self) -> None:
+        if self._meter is not None:
+            self._spent[JOULES] = max(self._spent[JOULES], self._meter() - self._meter_origin)
+            self._next_reading = self._clock() + _READING
+
     def skipped(self, updates: int) -> None:
         """Take back updates that mixed precision turned out to have skipped; progress waits for them."""
         self._spent[STEPS] -= updates
@@ -294,13 +314,17 @@ class Ledger:
             yield
             return
         began = self._clock()
-        self._measuring = True
+        self._measuring, whole = True, False
         try:
             yield
+            whole = True
         finally:
             self._measuring = False
             seconds = self._clock() - began
             self._last += seconds
+            self._read_meter()
+            if not whole:  # it says nothing of what a whole one costs
+                name, more = f"{name}, broken off", 0
             activity = self.activities.setdefault(name, Activity())
             activity.add(seconds, self._training_seconds() - seconds, more)
             self._plan()
@@ -345,21 +369,21 @@ class Ledger:
 
     def _plan(self) -> None:
         """Anchor progress here, with what remains for training now."""
-        self._timed = any(t.index == SECONDS for c in (self._course, self._warmup) if c for t in c.tracks)
+        self._timed = any(t.index >= _FLOWING for c in (self._course, self._warmup) if c for t in c.tracks)
         alone = len(self._course.tracks) == 1 and self._warmup is None and self.ended_by is None
         self._only = self._course.tracks[0] if alone else None
         self._spent[SECONDS] = self._last - self._origin
         for track in self._warmup.tracks if self._warmup else ():
-            if track.index == SECONDS or track.r0 == math.inf:
+            if track.index >= _FLOWING or track.r0 == math.inf:
                 self._anchor(track, self.warmup_progress or 0.0, self._limit(track) - self._spent[track.index])
         for track in self._course.tracks:
-            if track.index == SECONDS or track.r0 == math.inf:
+            if track.index >= _FLOWING or track.r0 == math.inf:
                 self._anchor(track, self.progress, self._for_training(track, self._spent[track.index]))
         self._review()
 
     def _anchor(self, track: _Track, progress: float, remaining: float) -> None:
         spent = self._spent[track.index]
-        track.stop = spent + remaining if track.index == SECONDS else track.cap.amount
+        track.stop = spent + remaining if track.index >= _FLOWING else track.cap.amount
         track.anchor(progress, spent, max(remaining, 1e-12))
 
     def _review(self) -> None:
@@ -371,13 +395,14 @@ class Ledger:
         self._next_look = self._last + (2.0 * _RECENT * next_update if len(recent) == _RECENT else 0.0)
         self._stop_at = math.inf
         for track in self._course.tracks:
-            if track.index == SECONDS:
-                spent = self._spent[SECONDS]
+            if track.index >= _FLOWING:
+                spent = self._spent[track.index]
                 remaining = self._for_training(track, spent)
                 if abs(remaining - track.remaining(spent)) > 1e-3 * max(remaining, 1e-3):
                     self._anchor(track, self.progress, remaining)
-                track.stop = spent + remaining - next_update
-                self._stop_at = min(self._stop_at, self._origin + track.stop)
+                track.stop = spent + remaining - next_update * self._per_second(track)
+                if track.index == SECONDS:
+                    self._stop_at = min(self._stop_at, self._origin + track.stop)
         self._next_look = min(self._next_look, self._stop_at)
         self._draw_line()
 
@@ -398,15 +423,25 @@ class Ledger:
     def _for_training(self, track: _Track, spent: float) -> float:
         """R: what remains of a limit, less what evaluations, checkpoints and the like will still cost."""
         left = self._limit(track) - spent
-        if track.index != SECONDS:
+        unit = self._per_second(track)
+        if not unit:
             return left
         at = self._training_seconds()
-        free = left - self._reserve - sum(a.certain for a in self.activities.values())
+        free = left / unit - self._reserve - sum(a.certain for a in self.activities.values())
         if free <= 0:
-            return free
+            return free * unit
         rate = 1.0 + sum(a.rate(at) for a in self.activities.values())
+        if track.index == JOULES:
+            return free / rate * unit
         # A burst of stalls, such as compilation, says little of the rest: expect at most as many seconds again as so far.
         return max(free / (rate + self._stalls.rate(at)), (free - self._stalls.seconds) / rate)
+
+    def _per_second(self, track: _Track) -> float:
+        """What a second spends of a flowing resource, at the mean so far; 0 for those that only updates spend."""
+        if track.index == SECONDS:
+            return 1.0
+        seconds = self._last - self._origin
+        return self._spent[JOULES] / seconds if track.index == JOULES and seconds > 0 else 0.0
 
     def _training_seconds(self) -> float:
         now = self._last if self._timed else self._clock()
@@ -417,11 +452,11 @@ class Ledger:
         if self._first is None:
             # Start-up and update cannot be told apart until a second update has run: it pays for both.
             self._first, cost = duration, 0.0
-        elif not self.update_seconds:  # the second update, or updates shorter than a tick of the clock
+        elif not (usual := self.update_seconds):  # the second update, or updates shorter than a tick of the clock
             cost = duration if self._recent else duration + min(duration, self._first)
             self._recent.append(duration)
         else:
-            cost = self.update_seconds or 0.0
+            cost = usual
             self._stalls.add(duration - cost, self._training_seconds() - (duration - cost))
             # What recurs becomes normal within a few times; what happens once does not.
             self._recent.append(self._longest_normal)
@@ -448,7 +483,7 @@ class Ledger:
         self.ended_by = self._course.binding.cap
         self.progress, self._warmup, self.warmup_progress = 1.0, None, None
         self._only = None
-        self._line = (1.0, 0.0) if self._timed else None
+        self._line = (1.0, 0.0) if self._timed and self._meter is None else None
 
     # State
 
@@ -490,13 +525,19 @@ class Ledger:
             "done": self.ended_by is not None,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state. Seconds that this process has spent already, its set-up, stay charged."""
-        seconds = state["spent"]["seconds"] + self.seconds
+    def load_state_dict(self, state: Mapping[str, Any], lost: float = 0.0) -> None:
+        """Go on from a state. Seconds that this process has spent already, its set-up, stay charged.
+
+        Args:
+            state: what `state_dict` returned.
+            lost: seconds that were spent after the state was taken, on updates that a kill undid.
+        """
+        seconds = state["spent"]["seconds"] + lost + self.seconds
         self._spent = [float(state["spent"][name]) for name in RESOURCES]
         self._last = self._clock()
         self._origin = self._last - seconds
-        self._set_up = state["set_up"] + self._set_up
+        self._set_up = state["set_up"] + lost + self._set_up
+        self._meter_origin = self._meter() - self._spent[JOULES] if self._meter else 0.0
         self.progress = state["progress"]
         self._restore(self._course, state["anchors"])
         self._course.binding = self._course.tracks[state["binding"]]
@@ -518,4 +559,4 @@ class Ledger:
         for track, (p0, x0, r0) in zip(course.tracks, anchors, strict=True):
             track.anchor(p0, x0, r0)
             # Counted limits end at the cap itself; x0 + r0 would differ from it in the last bit.
-            track.stop = x0 + r0 if track.index == SECONDS else track.cap.amount
+            track.stop = x0 + r0 if track.index >= _FLOWING else track.cap.amount
