@@ -462,7 +462,7 @@ def test_a_time_budget_ends_inside_it(tmp_path, seconds):
     assert result["progress"] == 1.0
     assert result["stopped_by"] == f"{seconds}s"
     assert result["last_factor"] < 0.1
-    assert len(rows) > 100
+    assert len(rows) > 10
 
 
 # Stopping and going on, in real processes
