@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .core.budget import Budget
-from .core.compose import Floor, Join, Over, Repeat, Warmup, With
+from .core.compose import Cooldown, Floor, Join, Over, Repeat, Warmup, With
 from .core.convert import convert
 from .core.errors import (
     BudgetedError,
@@ -53,8 +53,8 @@ _LAZY = {
     "Task": "train.task",
 }
 __all__ = [
-    "HTD", "REX", "SGDR", "WSD", "Budget", "BudgetError", "BudgetWarning", "BudgetedError", "Const", "Cosine", "Exp",
-    "Floor", "InverseSqrt", "Join", "Linear", "NonFiniteLoss", "OneCycle", "Over", "Plateau", "Points", "Poly",
+    "HTD", "REX", "SGDR", "WSD", "Budget", "BudgetError", "BudgetWarning", "BudgetedError", "Const", "Cooldown", "Cosine",
+    "Exp", "Floor", "InverseSqrt", "Join", "Linear", "NonFiniteLoss", "OneCycle", "Over", "Plateau", "Points", "Poly",
     "Repeat", "Run", "RunFolderError", "Schedule", "ScheduleError", "Step", "Summary", "Task", "TaskError", "Warmup", "With",
     "attach", "convert", "fit", "schedule",
 ]  # fmt: skip

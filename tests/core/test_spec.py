@@ -14,6 +14,7 @@ from budgeted import (
     WSD,
     BudgetedError,
     Const,
+    Cooldown,
     Cosine,
     Exp,
     Floor,
@@ -61,11 +62,13 @@ simple = st.one_of(
     st.builds(lambda edges, f, a, b: Points(((0, a), *((p, f) for p in edges), (1, b))), rising, factors, factors, factors),
     st.builds(Sampled, st.lists(st.floats(0, 10), min_size=2, max_size=9).map(tuple)),
 )  # fmt: skip
+shapes = st.sampled_from([Linear(), Cosine(0.1), Poly(2), WSD(1, "1-sqrt"), HTD(), Step((0.5,)), Floor(REX(), 0.1)])
 pure = st.recursive(
     simple,
     lambda inner: st.one_of(
         st.builds(Floor, inner, unit),
         st.builds(Repeat, inner, st.integers(1, 120)),
+        st.builds(Cooldown, inner, unit.filter(lambda start: start < 1), shapes),
         st.builds(Warmup, inner, st.builds(Amount, st.floats(0.01, 99), st.just("%")), unit, st.none() | inner),
         st.builds(lambda a, b, c, edge: Join((a, b, c), (edge / 2, edge)), inner, inner, inner, shares),
     ),
@@ -76,9 +79,11 @@ driven = pure | st.builds(
     pure | st.builds(OneCycle),
     st.dictionaries(st.sampled_from(["weight_decay", "momentum", "beta2"]), pure, min_size=1),
 )
+absolute = st.builds(Warmup, driven, lengths, unit, st.none() | pure)
 whole = st.one_of(
     driven,
-    st.builds(Warmup, driven, lengths, unit, st.none() | pure),
+    absolute,
+    st.builds(Cooldown, driven | absolute, shares, shapes),
     st.builds(Over, driven, lengths),
     st.builds(Plateau, shares, st.integers(0, 50), unit.filter(lambda u: u < 1), st.sampled_from(["max", "min"])),
 )
@@ -114,6 +119,8 @@ def test_every_name_is_its_own_text(name):
         ("warmup(5%, linear, start=0.1)", Warmup(Linear(), Amount(5, "%"), 0.1)),
         ("warmup(1h30m, linear)", Warmup(Linear(), Amount(5400, "s"))),
         ("join(const, 0.8, linear)", Join((Const(), Linear()), (0.8,))), ("floor(linear, 0.1)", Floor(Linear(), 0.1)),
+        ("cooldown(const, 0.3, linear)", Cooldown(Const(), 0.3)), ("cooldown(const, 1/3)", Cooldown(Const(), 1 / 3)),
+        ("cooldown(warmup(500 steps, wsd), 0.3, shape=cosine)", Cooldown(Warmup(WSD(), Amount(500, "steps")), 0.3, Cosine())),
         ("repeat(poly(2), 3)", Repeat(Poly(2), 3)), ("with(linear, weight_decay=cosine)", With(Linear(), (("weight_decay", Cosine()),))),
         ("plateau(0.5, patience=3, mode=min)", Plateau(0.5, 3, mode="min")),
     ],
@@ -133,6 +140,7 @@ def test_fractions_are_the_nearest_float():
         ({"name": "step", "arguments": [0.5], "gamma": 0.2}, Step((0.5,), 0.2)),
         ({"name": "exp", "arguments": [0.97], "over": "200ep"}, Over(Exp(0.97), Amount(200, "ep"))),
         ({"name": "warmup", "arguments": ["5%", {"name": "linear"}]}, Warmup(Linear(), Amount(5, "%"))),
+        ({"name": "cooldown", "arguments": [{"name": "const"}, 0.3], "shape": {"name": "poly", "power": 2}}, Cooldown(Const(), 0.3, Poly(2))),
         ({"name": "points", "arguments": [[0, 1], [1, 0]]}, Points(((0, 1), (1, 0)))),
     ],
 )  # fmt: skip
@@ -185,6 +193,13 @@ def test_a_schedule_comes_back_as_it_is():
         ("join(const, linear)", "join: write schedules with boundaries between"),
         ("with(linear, cosine)", "with: write one schedule and what is driven too"),
         ("with(linear)", "with: name what is driven too"),
+        ("cooldwon(const, 0.3)", "'cooldwon' is unknown; did you mean 'cooldown'\\?"),
+        ("cooldown(const)", "these are not the arguments of cooldown; it has inner, start, shape"),
+        ("cooldown(const, soon)", "these are not the arguments of cooldown; it has inner, start, shape"),
+        ("cooldown(const, 1)", "schedule 'cooldown\\(const, 1\\)': cooldown: start is the progress at which it begins, from 0 to below 1"),
+        ("cooldown(const, 0.3, down)", "cooldown: 'down' is not a schedule"),
+        ("cooldown(plateau, 0.3)", "cooldown: 'plateau' is not a schedule; see `budgeted schedule`"),
+        ("cooldown(linear over 200ep, 0.3)", "cooldown: 'linear over 200ep' is measured in absolute units"),
         ("repeat(linear, 1.5)", "repeat: times is a whole number from 1, and is 1.5"),
         ("over(linear, 200ep)", "'over' is unknown"),
         ("exp.97 over soon", "budget 'soon': 'soon' is not a limit"),
@@ -213,7 +228,7 @@ def test_any_text_is_a_schedule_or_a_sentence(text):
 
 
 @given(
-    st.sampled_from(["step", "points", "sampled", "poly", "join", "with", "warmup", "repeat", "htd"]),
+    st.sampled_from(["step", "points", "sampled", "poly", "join", "with", "warmup", "repeat", "cooldown", "htd"]),
     st.text("0123.:/,e-_infa= ", max_size=15),
 )
 def test_any_arguments_are_read_or_refused(name, inside):

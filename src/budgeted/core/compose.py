@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 from .budget import Amount, Budget, Limit
 from .errors import ScheduleError
-from .schedule import Argument, Points, Schedule, require
+from .schedule import Argument, Linear, Points, Schedule, require
+
+_LOW = 0.05  # of the highest factor: what counts as decayed
+_JUMP = 1e-4  # by which a shape may miss 1 at its start, as htd does
 
 
 @final
@@ -112,6 +115,8 @@ def _hold(curve: Schedule) -> Schedule:
 
 def absolute_warmup(schedule: object) -> Warmup | None:
     """The warm-up of absolute length that a schedule begins with, or None."""
+    if isinstance(schedule, Cooldown):
+        return absolute_warmup(schedule.inner)
     return schedule if isinstance(schedule, Warmup) and schedule.absolute is not None else None
 
 
@@ -194,6 +199,75 @@ class Floor(Schedule):
 
     def arguments(self) -> tuple[list[Argument], dict[str, Argument]]:
         return [self.inner, self.eta], {}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cooldown(Schedule):
+    """`inner` up to `start`, and from the factor that it has there down along `shape` over the rest.
+
+    f(p) = inner(p) up to p = start, and inner(start) shape((p - start)/(1 - start)) beyond. It ends a run early that
+    was not made to end there: a constant trunk can be cooled down at any moment (Hu et al. 2024; Haegele et al. 2024,
+    whose 1 - sqrt is the shape `wsd(decay=1, shape=1-sqrt)`). What `inner` drives beside the rate goes its own way
+    to p = 1. A warm-up of absolute length that `inner` begins with stays a first phase.
+
+    Args:
+        inner: the schedule up to `start`.
+        start: the progress at which it is left, at least 0 and below 1.
+        shape: a schedule that starts at 1; its whole curve is the way down.
+
+    Raises:
+        ScheduleError: for a shape that starts elsewhere than at 1, or an `inner` with a horizon of its own.
+
+    >>> schedule = Cooldown(Floor(Linear(), 0.5), 0.5)
+    >>> str(schedule), schedule(0.5), schedule(0.75), schedule(1.0)
+    ('cooldown(floor(linear, 0.5), 0.5, linear)', 0.75, 0.375, 0.0)
+    """
+
+    inner: Schedule
+    start: float
+    shape: Schedule = field(default_factory=Linear)
+    name: ClassVar[str] = "cooldown"
+
+    def __post_init__(self) -> None:
+        _require_pure("cooldown", self.shape, *([] if absolute_warmup(self.inner) else [self.inner]))
+        require(
+            0 <= self.start < 1,
+            f"cooldown: start is the progress at which it begins, from 0 to below 1, and is {self.start}",
+        )
+        driven, first = ", ".join(self.shape.drives), self.shape.factor(0.0)
+        require(not driven, f"cooldown: the shape '{self.shape}' drives {driven} too; a shape is one of the rate alone")
+        require(
+            abs(first - 1.0) <= _JUMP,
+            f"cooldown: the shape '{self.shape}' starts at {first:.4g}, and the rate would jump there; give one that "
+            "starts at 1, such as linear or cosine",
+        )
+
+    @property
+    def drives(self) -> Mapping[str, Schedule]:
+        return self.inner.drives
+
+    def factor(self, p: float) -> float:
+        if p <= self.start:
+            return self.inner.factor(p)
+        return self.inner.factor(self.start) * self.shape.factor((p - self.start) / (1.0 - self.start))
+
+    def arguments(self) -> tuple[list[Argument], dict[str, Argument]]:
+        return [self.inner, self.start, self.shape], {}
+
+
+def ends_low(schedule: Schedule) -> bool:
+    """Whether the rate at p = 1 is at most a twentieth of its highest over the curve, so that the end needs no cooldown.
+
+    The highest is that of 1,001 points at even intervals. A schedule over a horizon of its own never ends low: where
+    it stands when the budget ends is not its p = 1.
+
+    >>> ends_low(Linear()), ends_low(Floor(Linear(), 0.1)), ends_low(Cooldown(Floor(Linear(), 0.1), 0.3))
+    (True, False, True)
+    """
+    if isinstance(schedule, Over):
+        return False
+    return schedule.factor(1.0) <= _LOW * max(schedule.factor(k / 1000) for k in range(1001))
 
 
 @final

@@ -1,7 +1,8 @@
 """The registry: text or dict to schedule, and back.
 
 linear    poly(0.8)    exp.97    step-d2    step(2/3, 8/9)    sgdr-r1    exp.97 over 200ep
-warmup(500 steps, cosine(eta=0.1))    join(const, 0.8, linear)    with(linear, weight_decay=cosine)
+warmup(500 steps, cosine(eta=0.1))    join(const, 0.8, linear)    cooldown(const, 0.3, linear)
+with(linear, weight_decay=cosine)
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .budget import Budget
-from .compose import Floor, Join, Over, Repeat, Warmup, With
+from .compose import Cooldown, Floor, Join, Over, Repeat, Warmup, With
 from .convert import Sampled
 from .errors import BudgetedError, ScheduleError
 from .schedule import (
@@ -40,7 +41,7 @@ _CLASSES: dict[str, type[Schedule] | type[Plateau]] = {
     kind.name: kind
     for kind in (
         Const, Linear, Poly, Cosine, HTD, Step, Exp, SGDR, OneCycle, WSD, InverseSqrt, REX, Points, Plateau,
-        Warmup, Join, Floor, Repeat, With, Sampled,
+        Warmup, Join, Cooldown, Floor, Repeat, With, Sampled,
     )
 }  # fmt: skip
 
@@ -66,13 +67,12 @@ def schedule(given: Schedule | Plateau | str | Mapping[str, Any]) -> Schedule | 
     if isinstance(given, Schedule | Plateau):
         return given
     if isinstance(given, str):
-        return _parse(given.strip(), given)
+        return _parse(given.strip(), f"schedule '{given}'")
     if isinstance(given, Mapping) and "name" in given:
         named = {key: _from_plain(value) for key, value in given.items() if key not in ("name", "arguments", "over")}
-        built = _build(
-            str(given["name"]), [_from_plain(value) for value in given.get("arguments", ())], named, str(dict(given))
-        )
-        return _over(built, str(given["over"]), str(dict(given))) if "over" in given else built
+        where = f"schedule '{dict(given)}'"
+        built = _build(str(given["name"]), [_from_plain(value) for value in given.get("arguments", ())], named, where)
+        return _over(built, str(given["over"]), where) if "over" in given else built
     raise ScheduleError(f"a schedule is text such as 'linear', or a dict with a name, not {given!r}")
 
 
@@ -103,28 +103,47 @@ def _from_plain(value: Any) -> Argument:
     return tuple(_from_plain(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _parse(text: str, whole: str) -> Schedule | Plateau:
+def _parse(text: str, where: str) -> Schedule | Plateau:
     if over := re.fullmatch(r"(.*\S)\s+over\s+([^()]+)", text, re.IGNORECASE | re.DOTALL):
-        return _over(_parse(over[1], whole), over[2], whole)
+        return _over(_parse(over[1], where), over[2], where)
+    return _build(*read_call(text, where), where)
+
+
+def read_call(
+    text: str, where: str, examples: tuple[str, str] = ("linear", "poly(0.9)")
+) -> tuple[str, list[Argument], dict[str, Argument]]:
+    """The name, the positional and the named arguments of `name(1/3, other, key=2)`.
+
+    Args:
+        text: a name, alone or with arguments between parentheses; numbers, words, pairs and schedules are read.
+        where: what an error begins with, for instance `schedule 'poly(0.9'`.
+        examples: a name, and one with arguments, that the error shows where the text is neither.
+
+    Raises:
+        ScheduleError: for parentheses that do not match, a missing argument, a division by zero.
+
+    >>> read_call("step(2/4, gamma=0.2)", "schedule 'step(2/4, gamma=0.2)'")
+    ('step', [0.5], {'gamma': 0.2})
+    """
     match = re.fullmatch(r"([A-Za-z][\w.-]*)\s*(?:\((.*)\))?", text, re.DOTALL)
     if not match:
         raise ScheduleError(
-            f"schedule '{whole}' is not understood; write a name such as linear, or one with arguments such as poly(0.9)"
+            f"{where} is not understood; write a name such as {examples[0]}, or one with arguments such as {examples[1]}"
         )
     args: list[Argument] = []
     named: dict[str, Argument] = {}
-    for part in _split(match[2] or "", whole):
+    for part in _split(match[2] or "", where):
         key = re.match(r"([A-Za-z_]\w*)\s*=(.*)", part, re.DOTALL)
         if key:
-            named[key[1]] = _argument(key[2].strip(), whole)
+            named[key[1]] = _argument(key[2].strip(), where)
         elif named:
-            raise ScheduleError(f"schedule '{whole}': '{part}' stands after a named argument; put it first")
+            raise ScheduleError(f"{where}: '{part}' stands after a named argument; put it first")
         else:
-            args.append(_argument(part, whole))
-    return _build(match[1], args, named, whole)
+            args.append(_argument(part, where))
+    return match[1], args, named
 
 
-def _split(inside: str, whole: str) -> list[str]:
+def _split(inside: str, where: str) -> list[str]:
     parts, depth = [""], 0
     for character in inside:
         depth += {"(": 1, ")": -1}.get(character, 0)
@@ -135,29 +154,29 @@ def _split(inside: str, whole: str) -> list[str]:
         else:
             parts[-1] += character
     if depth != 0:
-        raise ScheduleError(f"schedule '{whole}': the parentheses do not match")
+        raise ScheduleError(f"{where}: the parentheses do not match")
     parts = [part.strip() for part in parts]
     if parts == [""]:
         return []
     if "" in parts:
-        raise ScheduleError(f"schedule '{whole}': an argument is missing beside a comma")
+        raise ScheduleError(f"{where}: an argument is missing beside a comma")
     return parts
 
 
-def _argument(text: str, whole: str) -> Argument:
+def _argument(text: str, where: str) -> Argument:
     number = re.fullmatch(rf"[+-]?(?:{NUMBER}|inf|nan)(?:/[0-9]+)?", text, re.IGNORECASE)
     if number:
         if "/" in text:
             above, below = text.split("/")
             if not int(below):
-                raise ScheduleError(f"schedule '{whole}': '{text}' divides by zero")
+                raise ScheduleError(f"{where}: '{text}' divides by zero")
             return _number(above) / int(below)
         return _number(text)
     if ":" in text and "(" not in text:
-        return tuple(_argument(part.strip(), whole) for part in text.split(":"))
+        return tuple(_argument(part.strip(), where) for part in text.split(":"))
     name = re.match(r"[A-Za-z][\w.-]*", text)
     if name and (name[0].lower() in _CLASSES or _alias(name[0].lower()) or "(" in text):
-        return _parse(text, whole)
+        return _parse(text, where)
     return text
 
 
@@ -175,29 +194,27 @@ def _alias(name: str) -> Schedule | None:
     return None
 
 
-def _build(name: str, args: list[Argument], named: dict[str, Argument], whole: str) -> Schedule | Plateau:
+def _build(name: str, args: list[Argument], named: dict[str, Argument], where: str) -> Schedule | Plateau:
     key = name.lower().replace("_", "-")
     if (alias := _alias(key)) is not None:
         if args or named:
-            raise ScheduleError(
-                f"schedule '{whole}': {key} takes no arguments; write it in full, as in step(1/3, 2/3, gamma=0.2)"
-            )
+            raise ScheduleError(f"{where}: {key} takes no arguments; write it in full, as in step(1/3, 2/3, gamma=0.2)")
         return alias
     kind = _CLASSES.get(key)
     if kind is None:
         known = [*PAPER, *BEYOND, *_CLASSES]
         raise ScheduleError(
-            f"schedule '{whole}': '{name}' is unknown{nearest(key, known) or ';'} the names are {', '.join(dict.fromkeys(known))}"
+            f"{where}: '{name}' is unknown{nearest(key, known) or ';'} the names are {', '.join(dict.fromkeys(known))}"
         )
     for value in (*args, *named.values()):
         if isinstance(value, float) and not math.isfinite(value):
-            raise ScheduleError(f"schedule '{whole}': {value} is not a finite number")
+            raise ScheduleError(f"{where}: {value} is not a finite number")
     try:
         return kind.from_arguments(*args, **named) if issubclass(kind, Schedule) else kind(*args, **named)
     except (TypeError, ValueError):
-        raise ScheduleError(f"schedule '{whole}': these are not the arguments of {key}; {_signature(kind)}") from None
+        raise ScheduleError(f"{where}: these are not the arguments of {key}; {_signature(kind)}") from None
     except BudgetedError as error:
-        raise ScheduleError(f"schedule '{whole}': {error}") from None
+        raise ScheduleError(f"{where}: {error}") from None
 
 
 def _signature(kind: type[Schedule] | type[Plateau]) -> str:
@@ -205,10 +222,10 @@ def _signature(kind: type[Schedule] | type[Plateau]) -> str:
     return f"it has {', '.join(names)}" if names else "it has none"
 
 
-def _over(inner: Schedule | Plateau, horizon: str, whole: str) -> Schedule:
+def _over(inner: Schedule | Plateau, horizon: str, where: str) -> Schedule:
     if isinstance(inner, Plateau):
-        raise ScheduleError(f"schedule '{whole}': drop-on-plateau follows the metric and has no horizon")
+        raise ScheduleError(f"{where}: drop-on-plateau follows the metric and has no horizon")
     limits = Budget.parse(horizon).limits
     if len(limits) != 1:
-        raise ScheduleError(f"schedule '{whole}': a horizon is one amount, for example exp.97 over 200ep")
+        raise ScheduleError(f"{where}: a horizon is one amount, for example exp.97 over 200ep")
     return Over(inner, limits[0])
