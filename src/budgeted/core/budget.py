@@ -8,19 +8,20 @@ many devices it holds, what time it is.
 from __future__ import annotations
 
 import datetime as dt
+import difflib
 import math
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import NoReturn, final
+from typing import final
 
 from .errors import BudgetError
-from .text import NUMBER, exact, format_duration, format_number, nearest, parse_duration
+from .slurm import job_end
+from .text import NUMBER, exact, format_duration, format_number, format_seconds, likely, parse_duration
 
-Refuse = Callable[[str], NoReturn]  # raises with the whole budget's text before the reason
 EXAMPLES = (
     "10ep, 2000 steps, 5e6 samples, 1e9 tokens, 45min, 1h30m, until 18:00, slurm, 2 gpuh, $20 at $2.5/h, "
     "1e17 FLOP, 300 Wh or 5%"
@@ -86,6 +87,10 @@ class Limit(ABC):
         """
         raise BudgetError(f"'{self}' cannot be scaled: a share needs a full budget that is an amount, such as 200ep")
 
+    def plus(self, more: Limit, devices: int, now: dt.datetime) -> Limit | None:
+        """The limit with another added, as in `Budget.plus`; None where the two do not fit."""
+        return None
+
 
 _UNITS: dict[str, tuple[str, Fraction]] = {
     **dict.fromkeys(("step", "steps", "update", "updates", "iteration", "iterations", "iter", "iters", "it"),
@@ -94,7 +99,8 @@ _UNITS: dict[str, tuple[str, Fraction]] = {
     **dict.fromkeys(("sample", "samples"), ("samples", Fraction(1))),
     **dict.fromkeys(("token", "tokens"), ("tokens", Fraction(1))),
     **dict.fromkeys(("gpuh", "gpu-h", "gpu-hour", "gpu-hours", "gpu hour", "gpu hours"), ("gpuh", Fraction(1))),
-    "j": ("J", Fraction(1)), "kj": ("J", Fraction(10**3)), "wh": ("J", Fraction(3600)),
+    **dict.fromkeys(("j", "joule", "joules"), ("J", Fraction(1))), "kj": ("J", Fraction(10**3)),
+    **dict.fromkeys(("wh", "watt-hour", "watt-hours", "watt hour", "watt hours"), ("J", Fraction(3600))),
     "kwh": ("J", Fraction(3600 * 10**3)),
     **{prefix + name: ("FLOP", Fraction(10**power))
        for prefix, power in {"": 0, "k": 3, "m": 6, "g": 9, "t": 12, "p": 15, "e": 18, "z": 21}.items()
@@ -125,7 +131,10 @@ class Amount(Limit):
         if not (math.isfinite(self.amount) and self.amount > 0):
             raise BudgetError(f"budget '{self.amount} {self.unit}': the amount must be positive and finite")
         if self.unit == "steps" and self.amount != int(self.amount):
-            raise BudgetError(f"budget '{self}': a step is one whole optimizer update; write a whole number")
+            whole = format_number(math.ceil(self.amount))
+            raise BudgetError(
+                f"budget '{self}': a step is one whole optimizer update; write a whole number, such as '{whole} steps'"
+            )
 
     def __str__(self) -> str:
         if self.unit == "s":
@@ -168,7 +177,24 @@ class Amount(Limit):
                 raise BudgetError(f"{format_number(float(share * 100))}% of '{self}' is less than one update")
         return Amount(float(amount), self.unit)
 
+    def plus(self, more: Limit, devices: int, now: dt.datetime) -> Limit | None:
+        match more:
+            case Amount(amount, unit) if unit == self.unit:
+                return Amount(_sum(self.amount, exact(amount)), unit)
+            case Amount(seconds, "s") if self.unit == "gpuh":
+                return Amount(_sum(self.amount, exact(seconds) / 3600 * devices), "gpuh")
+        return None
 
+
+def _sum(amount: float, more: Fraction) -> float:
+    """Exact in decimals; infinite where it is too large for a number, which no limit takes."""
+    try:
+        return float(exact(amount) + more)
+    except OverflowError:
+        return math.inf
+
+
+_INSTEAD = "; add what one of its limits counts, or give the whole new budget (--to)"
 _SIGNS = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY"}
 
 
@@ -182,9 +208,12 @@ class Money(Limit):
     currency: str = "USD"
 
     def __post_init__(self) -> None:
-        for what, value in (("amount", self.amount), ("price", self.price)):
+        for what, value, instead in (
+            ("amount of money", self.amount, ""),
+            ("price", self.price, "; where nothing is paid, give a time such as 45min"),
+        ):
             if not (math.isfinite(value) and value > 0):
-                raise BudgetError(f"a budget in money: the {what} must be positive and finite, and is {value}")
+                raise BudgetError(f"the {what} must be positive and finite, and is {value:g}{instead}")
 
     def __str__(self) -> str:
         signs = {name: sign for sign, name in _SIGNS.items()}
@@ -198,20 +227,44 @@ class Money(Limit):
     def scaled(self, share: Fraction) -> Limit:
         return Money(float(exact(self.amount) * share), self.price, self.currency)
 
+    def plus(self, more: Limit, devices: int, now: dt.datetime) -> Limit | None:
+        match more:
+            case Money(amount, self.price, self.currency):
+                return Money(_sum(self.amount, exact(amount)), self.price, self.currency)
+            case Amount(seconds, "s"):
+                return Money(_sum(self.amount, exact(seconds) / 3600 * exact(self.price)), self.price, self.currency)
+        return None
+
+
+_CENTURY = 100 * 365 * 86400.0
+
 
 @final
 @dataclass(frozen=True, slots=True)
 class Deadline(Limit):
-    """A moment, or a time of day: the next one to come. Without a zone, the machine's own."""
+    """A moment, or a time of day: the next one to come. Without a zone, the machine's own.
+
+    Where the clocks change, PEP 495 is followed with fold=0: a time that comes twice means the first, and one that is
+    skipped is counted with the offset before the change, so that 02:30 means 03:30 in summer time. The second of two
+    is written with its offset.
+
+    >>> str(Deadline(dt.datetime(2027, 10, 31, 2, 30), "Europe/Berlin").moment(dt.datetime.now(dt.UTC)))
+    '2027-10-31 00:30:00+00:00'
+    """
 
     when: dt.datetime | dt.time
     zone: str | None = None
 
     def __post_init__(self) -> None:
+        text = self.when.isoformat()
         if self.zone is not None:
             _zone(self.zone)
             if self.when.tzinfo is not None:
-                raise BudgetError(f"deadline '{self.when.isoformat()} {self.zone}' names two time zones; keep one")
+                raise BudgetError(f"deadline '{text} {self.zone}' names two time zones; keep one")
+        if self.when.tzinfo is not None and self.when.utcoffset() is None:
+            raise BudgetError(f"deadline '{text}': give the zone of a time of day by name, as in Deadline(when, zone)")
+        if self.when.tzinfo is None and self.when.fold:
+            raise BudgetError(f"deadline '{text}' with fold=1 has no text; give the offset, as in {text}+01:00")
 
     def __str__(self) -> str:
         text = self.when.isoformat()
@@ -221,17 +274,40 @@ class Deadline(Limit):
 
     def moment(self, now: dt.datetime) -> dt.datetime:
         """The moment meant, seen from `now` (which carries a time zone)."""
+        return self._utc(self._local(now))
+
+    def oddity(self, now: dt.datetime) -> str | None:
+        """How the deadline is understood where the clocks change at that time; None where they do not."""
+        local = self._local(now)
+        day, clock = f"{local:%Y-%m-%d}", f"{local:%H:%M}"
+        first, second = (self._utc(local.replace(fold=fold)) for fold in (0, 1))
+        if first < second:
+            return f"{clock} comes twice on {day}: the first is meant; write an offset for the second"
+        if first > second:
+            meant = first.astimezone(local.tzinfo)
+            return f"{clock} is skipped on {day}, when the clocks go forward: {meant:%H:%M} is meant"
+        return None
+
+    def _utc(self, local: dt.datetime) -> dt.datetime:
+        try:
+            moment = local.astimezone(dt.UTC)
+            if 1 < moment.year < 9999:  # the calendar of Python ends with these years, in every zone
+                return moment
+        except OverflowError:
+            pass
+        raise BudgetError(f"deadline '{self}' is too far from now to be one")
+
+    def _local(self, now: dt.datetime) -> dt.datetime:
+        """The same in the deadline's zone; naive where that is the machine's own."""
         zone = _zone(self.zone) if self.zone else self.when.tzinfo
         if isinstance(self.when, dt.datetime):
-            when = self.when if self.when.tzinfo else self.when.replace(tzinfo=zone)
-            return when.astimezone(dt.UTC)
+            return self.when if self.when.tzinfo else self.when.replace(tzinfo=zone)
         here = now.astimezone(zone)
         for days in (0, 1):
-            day = here.date() + dt.timedelta(days=days)
             # A naive datetime's astimezone() reads the machine's zone on that very day, summer time included.
-            moment = dt.datetime.combine(day, self.when, tzinfo=zone).astimezone(dt.UTC)
-            if moment > now:
-                return moment
+            local = dt.datetime.combine(here.date() + dt.timedelta(days=days), self.when, tzinfo=zone)
+            if local.astimezone(dt.UTC) > now:
+                return local
         raise AssertionError("a time of day comes again within a day")
 
     def caps(self, terms: Terms) -> tuple[Cap, ...]:
@@ -242,6 +318,16 @@ class Deadline(Limit):
             raise BudgetError(f"budget '{self}': that moment passed {late} ago; give a later one")
         return (Cap("clock", moment.timestamp(), self),)
 
+    def plus(self, more: Limit, devices: int, now: dt.datetime) -> Limit | None:
+        match more:
+            case Amount(seconds, "s"):
+                local = self._local(now)
+                if seconds > _CENTURY:
+                    raise BudgetError(f"{more} more than '{self}' is too far from now to be a deadline; add less")
+                later = (self._utc(local) + dt.timedelta(seconds=seconds)).astimezone(local.tzinfo)
+                return Deadline(later.replace(tzinfo=dt.timezone(later.utcoffset() or dt.timedelta())))
+        return None
+
 
 def _zone(name: str) -> dt.tzinfo:
     import zoneinfo
@@ -249,8 +335,11 @@ def _zone(name: str) -> dt.tzinfo:
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        cities = {zone.rpartition("/")[2].lower(): zone for zone in sorted(zoneinfo.available_timezones())}
+        close = difflib.get_close_matches(name.rpartition("/")[2].lower(), cities, n=1, cutoff=0.8)
+        example = cities[close[0]] if close else "Europe/Berlin"
         raise BudgetError(
-            f"time zone '{name}' is unknown; write one like Europe/Berlin, or an offset as in 08:00+02:00"
+            f"time zone '{name}' is unknown; write one like {example}, or an offset as in 08:00+02:00"
         ) from None
 
 
@@ -269,17 +358,21 @@ class Slurm(Limit):
         return f"slurm - {format_duration(self.margin)}" if self.margin else "slurm"
 
     def caps(self, terms: Terms) -> tuple[Cap, ...]:
-        text = terms.environ.get("SLURM_JOB_END_TIME")
-        if text is None:
-            raise BudgetError(
-                "budget 'slurm': SLURM_JOB_END_TIME is not set; run inside a SLURM job, or give a time such as 45min"
-            )
         try:
-            end = float(text)
-        except ValueError:
-            raise BudgetError(f"budget 'slurm': SLURM_JOB_END_TIME is '{text}', not seconds since 1970") from None
-        if end - self.margin <= terms.moment().timestamp():
-            raise BudgetError(f"budget '{self}': the job's time, less the margin, is already over")
+            end = job_end(terms.environ)
+        except BudgetError as error:
+            raise BudgetError(f"budget '{self}': {error}") from None
+        left = end - terms.moment().timestamp()
+        if left <= 0:
+            raise BudgetError(
+                f"budget '{self}': the job's end passed {format_seconds(-left)} ago, by SLURM_JOB_END_TIME or the "
+                "scheduler; where it was put off since the job began, unset that variable, or give a time such as 45min"
+            )
+        if left <= self.margin:
+            raise BudgetError(
+                f"budget '{self}': the job ends in {format_seconds(left)}, and the margin leaves nothing of that; "
+                "give a shorter one"
+            )
         return (Cap("clock", end - self.margin, self),)
 
 
@@ -310,7 +403,7 @@ class Budget:
         Raises:
             BudgetError: with what was given, what is allowed, and an example.
         """
-        return cls(tuple(_parse_limit(part, text) for part in re.split(r"(?i:(?:^|(?<=\s))or(?=\s|$))", text)))
+        return cls(tuple(_parse_limit(part, text) for part in _parts(text)))
 
     @classmethod
     def of(cls, given: Budget | Limit | str | dt.timedelta | dt.datetime) -> Budget:
@@ -343,99 +436,181 @@ class Budget:
         share = share if isinstance(share, Fraction) else exact(share)
         return Budget(tuple(limit.scaled(share) for limit in self.limits))
 
+    def plus(
+        self, more: Budget | Limit | str | dt.timedelta, *, devices: int = 1, now: dt.datetime | None = None
+    ) -> Budget:
+        """The budget with more added to every limit that it fits; the others stay as they are.
 
-def _parse_limit(part: str, whole: str) -> Limit:
-    text = part.strip()
+        Amounts of one unit add up. A time is added to money at its price, to GPU-hours times `devices`, and to a
+        deadline, which becomes a moment with its offset. Money is added at the same price, or without one.
 
-    def refuse(why: str) -> NoReturn:
-        raise BudgetError(f"budget '{whole}': {why}")
+        Args:
+            more: text such as `1h`, `5ep` or `$5`; of several limits, each is added.
+            devices: accelerators that the run holds.
+            now: the moment from which a time of day is the next one, with a time zone: when the run began. None is the
+                present one.
 
+        Raises:
+            BudgetError: for what fits no limit, and for less than nothing.
+
+        >>> budget = Budget.parse("45min or 10ep or $20 at $2.5/h")
+        >>> str(budget.plus("1h")), str(budget.plus("$5 or 2ep"))
+        ('1h45min or 10ep or $22.5 at $2.5/h', '45min or 12ep or $25 at $2.5/h')
+        """
+        budget, now = self, now or dt.datetime.now(dt.UTC)
+        for addition in self._additions(more):
+            moved = [limit.plus(addition, devices, now) for limit in budget.limits]
+            if not any(moved):
+                raise BudgetError(f"budget '{self}': {self._misfit(addition)}")
+            limits = [new or old for new, old in zip(moved, budget.limits, strict=True)]
+            budget = Budget(tuple({str(limit): limit for limit in limits}.values()))  # two of one moment become one
+        return budget
+
+    def _additions(self, more: Budget | Limit | str | dt.timedelta) -> Iterator[Limit]:
+        if not isinstance(more, str):
+            yield from Budget.of(more).limits
+            return
+        for part in _parts(more):
+            if part.startswith("-"):
+                raise BudgetError(
+                    f"'{part}' is no addition; to end earlier, `budgeted stop RUN --in 5min`, or give the whole new "
+                    "budget (--to 30min)"
+                )
+            if (cash := _money(part)) is None:
+                yield _parse_limit(part, more)
+                continue
+            amount, currency = cash
+            own = [each for each in self.limits if isinstance(each, Money) and each.currency == currency]
+            if not own:
+                raise BudgetError(f"budget '{self}' has no {currency} that '{part}' could be added to{_INSTEAD}")
+            yield from (Money(amount, price, currency) for price in {each.price for each in own})
+
+    def _misfit(self, addition: Limit) -> str:
+        timed = isinstance(addition, Amount) and addition.unit == "s"
+        if timed and any(isinstance(limit, Slurm) for limit in self.limits):
+            return (
+                f"{addition} cannot be added, as SLURM itself sets when the job ends; `scontrol update JobId=ID "
+                "TimeLimit=+60` puts it off, then give the new end as a deadline (--to 'until 18:00')"
+            )
+        if isinstance(addition, Deadline | Slurm):
+            return f"'{addition}' is no amount to add; give it as the whole new budget (--to)"
+        return f"'{addition}' fits none of its limits{_INSTEAD}"
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r"(?i:(?:^|(?<=\s))or(?=\s|$))", text)]
+
+
+def _parse_limit(text: str, whole: str) -> Limit:
+    if not whole.strip():
+        raise BudgetError(f"budget '{whole}': it is empty; write for example {EXAMPLES}")
     if not text:
-        if not whole.strip():
-            refuse(f"it is empty; write for example {EXAMPLES}")
         where = "after" if whole.strip().endswith("or") else "before"
-        refuse(f"a limit is missing {where} 'or'; write for example '45min or 10ep'")
+        raise BudgetError(f"budget '{whole}': a limit is missing {where} 'or'; write for example '45min or 10ep'")
+    try:
+        return _read(text)
+    except BudgetError as error:
+        raise BudgetError(f"budget '{whole}': {error}{_guess(text)}") from None
+
+
+def _guess(text: str) -> str:
+    """`; did you mean '5000 steps'?` where what was probably meant is a budget, else nothing."""
+    for meant in likely(text, [*_UNITS, "s", "min", "h", "d"]):
+        try:
+            limits = [_read(part) for part in _parts(meant)]
+        except BudgetError:
+            continue
+        return f"; did you mean '{' or '.join(map(str, limits))}'?"
+    return ""
+
+
+def _read(text: str) -> Limit:
+    """One limit; the errors say why it is none."""
     lower = text.lower()
     if lower.startswith("until"):
-        return _parse_deadline(text[5:].strip(), refuse)
+        return _read_deadline(text[5:].strip())
     if lower.startswith("slurm"):
-        return _parse_slurm(lower[5:].strip(), refuse)
-    if money := _parse_money(text, refuse):
+        return _read_slurm(text[5:].strip())
+    if money := _read_money(text):
         return money
     if (seconds := parse_duration(text)) is not None:
-        return Amount(seconds, "s") if 0 < seconds < math.inf else refuse("the amount must be positive and finite")
+        if not 0 < seconds < math.inf:
+            raise BudgetError(f"the amount must be positive and finite, and '{text}' comes to {seconds:g} s")
+        return Amount(seconds, "s")
     match = re.fullmatch(rf"([+-]?(?:{NUMBER}|inf|nan))\s*(.*)", text, re.IGNORECASE)
     if not match:
-        refuse(f"'{text}' is not a limit; write for example {EXAMPLES}{nearest(text, ['slurm', 'until'])}")
+        raise BudgetError(f"'{text}' is not a limit; write for example {EXAMPLES}")
     number, word = match[1].replace("_", ""), match[2].strip().lower()
     if not word:
-        refuse(f"'{text}' has no unit; write '{text} steps', '{text}ep' or '{text}s'")
-    if re.search(r",|\band\b", word):
-        refuse(
+        raise BudgetError(f"'{text}' has no unit; write '{text} steps', '{text}ep' or '{text}s'")
+    if word.startswith(":"):
+        raise BudgetError(f"write '{text}' with units, for example 1h30min, or 'until {text}' for a time of day")
+    if re.match(r",\d", word):
+        raise BudgetError(f"'{text}' has a comma in a number; write 1000 and 2.5")
+    if re.search(r"[,;|&]|\band\b", word):
+        raise BudgetError(
             "several limits are joined by 'or', the first that is reached ends the run; write for example '45min or 10ep'"
         )
-    if word.startswith(":"):
-        refuse(f"write '{text}' with units, for example 1h30min")
-    if word not in _UNITS and parse_duration(f"1{word}") is not None:
-        refuse(f"the amount must be positive and finite, and is {number}")
-    if word not in _UNITS:
-        known = [*_UNITS, "s", "min", "h", "d"]
-        refuse(f"unit '{match[2].strip()}' is unknown; write for example {EXAMPLES}{nearest(word, known)}")
+    timed = word not in _UNITS and parse_duration(f"1{word}") is not None  # with a sign, or it would have been read
+    if word not in _UNITS and not timed:
+        raise BudgetError(f"unit '{match[2].strip()}' is unknown; write for example {EXAMPLES}")
+    if timed or not math.isfinite(float(number)) or float(number) <= 0:
+        raise BudgetError(f"the amount must be positive and finite, and is {number}")
     unit, size = _UNITS[word]
-    if not math.isfinite(float(number)) or float(number) <= 0:
-        refuse(f"the amount must be positive and finite, and is {number}")
     try:
         return Amount(float(Fraction(number) * size), unit)
     except OverflowError:
-        refuse(f"{number} {word} is too large")
+        raise BudgetError(f"{number} {word} is too large") from None
     except BudgetError as error:
-        refuse(str(error).partition(": ")[2])
+        raise BudgetError(str(error).partition(": ")[2]) from None
 
 
-def _parse_deadline(text: str, refuse: Refuse) -> Deadline:
+def _read_deadline(text: str) -> Deadline:
+    write = "write 'until 18:00' or 'until 2026-12-01T08:00Z'"
+    if re.match(r"[a-z]", text, re.IGNORECASE):
+        raise BudgetError(
+            f"'until {text}' is not a time: a day is given as a date, and a time of day means the next one; {write}"
+        )
     match = re.fullmatch(r"(\S+(?:[ T]\d\S*)?)(?:\s+([A-Za-z][\w+/-]*))?", text)
-    if match:
-        for kind in (dt.time, dt.datetime):
-            try:
-                when = kind.fromisoformat(match[1])
-            except ValueError:
-                continue
-            if kind is dt.datetime and re.fullmatch(r"\d{4}-?\d\d-?\d\d", match[1]):
-                refuse(f"'until {text}' is a day without a time; write for example 'until {match[1]}T18:00'")
-            try:
-                return Deadline(when, match[2])
-            except BudgetError as error:
-                refuse(str(error))
-    return refuse(f"'until {text}' is not a time; write 'until 18:00' or 'until 2026-12-01T08:00Z'")
+    if not match or re.search(r"(?<!:\d\d:\d\d)[.,]", match[1]):  # to Python 18.30 is 18:00:00.3
+        raise BudgetError(f"'until {text}' is not a time; {write}")
+    if re.fullmatch(r"[0-9]{4}|[0-9]{6}", match[1]):
+        raise BudgetError(f"'until {text}' may be a date or a time; {write}")
+    reason = ""
+    for kind in (dt.date, dt.time, dt.datetime):
+        try:
+            when = kind.fromisoformat(match[1])
+        except ValueError as error:  # Python says what is wrong with 25:00, and nothing of what is no time at all
+            reason = reason or ("" if "isoformat" in str(error) else f" ({error})")
+            continue
+        if isinstance(when, dt.time | dt.datetime):
+            return Deadline(when, match[2])
+        raise BudgetError(f"'until {text}' is a day without a time; write for example 'until {match[1]}T18:00'")
+    raise BudgetError(f"'until {text}' is not a time{reason}; {write}")
 
 
-def _parse_slurm(text: str, refuse: Refuse) -> Slurm:
+def _read_slurm(text: str) -> Slurm:
     if not text:
         return Slurm()
     margin = parse_duration(text[1:].strip()) if text.startswith("-") else None
-    return (
-        Slurm(margin)
-        if margin is not None
-        else refuse(f"'slurm {text}' is not understood; write 'slurm' or 'slurm - 5min'")
-    )
+    if margin is None:
+        raise BudgetError(f"'slurm {text}' is not understood; write 'slurm' or 'slurm - 5min'")
+    return Slurm(margin)
 
 
-def _parse_money(text: str, refuse: Refuse) -> Money | None:
+def _read_money(text: str) -> Money | None:
     amount, at, price = (part.strip() for part in re.sub(r"\s+at\s+", "\0at\0", text + " ").partition("\0at\0"))
     spent = _money(amount)
     if spent is None:
         return None
     if not at or not (rate := re.fullmatch(r"(.*?)\s*/\s*(?:h|hr|hour)", price)):
-        refuse(f"'{text}' needs a price by the hour; write for example '$20 at $2.5/h'")
+        raise BudgetError(f"'{text}' needs a price by the hour; write for example '$20 at $2.5/h'")
     cost = _money(rate[1])
     if cost is None:
-        refuse(f"'{price}' is not a price by the hour; write for example '$20 at $2.5/h'")
+        raise BudgetError(f"'{price}' is not a price by the hour; write for example '$20 at $2.5/h'")
     if cost[1] != spent[1]:
-        refuse(f"it is in {spent[1]} and its price in {cost[1]}; write both in one currency")
-    try:
-        return Money(spent[0], cost[0], spent[1])
-    except BudgetError as error:
-        refuse(str(error))
+        raise BudgetError(f"it is in {spent[1]} and its price in {cost[1]}; write both in one currency")
+    return Money(spent[0], cost[0], spent[1])
 
 
 def _money(text: str) -> tuple[float, str] | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from fractions import Fraction
 
 NUMBER = r"[0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?"
@@ -93,5 +94,101 @@ def format_seconds(seconds: float) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'linear'?` where a known word is close, else nothing."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1)
+    close = _close(word, known)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def format_bytes(size: float) -> str:
+    """Bytes for people, in powers of 1000.
+
+    >>> format_bytes(44_800_000)
+    '44.8 MB'
+    """
+    unit = "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+
+
+# What people type for a budget, and how it is written. Applied one after another, whatever the case of the letters.
+_Slip = tuple[str, str | Callable[[re.Match[str]], str]]
+_DIGITS: list[_Slip] = [
+    (r"^[-+]\s*(?=[\d.$€£¥])", ""),
+    (r"(?<=\d)[ ,'](?=\d{3}(?!\d))", ""),  # 1,000 steps
+    (r"(?<=\d),(?=\d)", "."),  # 2,5 h
+]
+_MONEY: list[_Slip] = [
+    (r"\s*(?:dollars?|bucks|usd)\b", "$"),
+    (r"\s*(?:euros?|eur)\b", "€"),
+    (r"\s*(?:pounds?|gbp)\b", "£"),
+    (r"(?<=[$€£¥])\s*-", ""),
+    (rf"({NUMBER})\s*([$€£¥])", r"\2\1"),
+    (r"\s*(?:@|\bfor\b|\bat\b)\s*", " at "),
+    (r"\s*(?:/|\bper\b|\ban\b)\s*(?:h|hr|hour)\b|\s+hourly$", "/h"),
+    (rf" at ([$€£¥]?)({NUMBER})$", r" at \1\2/h"),
+    (r"^([$€£¥])(.+ at )(?=[\d.])", r"\1\2\1"),
+    (rf"^(.+ )([a-z]{{3}})( at (?:{NUMBER}))/h", r"\1\2\3 \2/h"),
+]
+_NUMERALS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_POWERS = {"k": 3, "t": 3, "m": 6, "b": 9}
+_COUNTED = r"steps?|updates?|iterations?|iters?|it|epochs?|ep|samples?|tokens?"
+_SLIPS: list[_Slip] = [
+    (r"^(?:for|in|within|about|at most)\s+", ""),
+    (r"\s+from now$|\.$", ""),
+    (r"^half an?\s+", "0.5 "),
+    (r"^an?\s+", "1 "),
+    (rf"^({'|'.join(_NUMERALS)})\b", lambda m: str(_NUMERALS.index(m[1].lower()) + 1)),
+    (
+        rf"^(\d+(?:\.\d+)?)\s*(k|m|b|thousand|million|billion)\s*({_COUNTED}|)$",
+        lambda m: f"{Decimal(m[1]).scaleb(_POWERS[m[2][0].lower()]):f} {m[3] or 'steps'}",
+    ),
+    (r"\s*(?:%+|percent|per cent|pct)$", "%"),
+    (rf"^({NUMBER})\s*(?:h|hours?)?\s*(?:of |on )?gpus?[\s-]*(?:h|hours?)?$", r"\1 gpuh"),
+    (r"^(\d+)\s*h(?:ours?)?\s*(\d\d?)$", r"\1h\2min"),
+    (r"^(\d+):(\d\d):(\d\d)$", r"\1h\2min\3s"),
+    (r"^(?:until+|till?|by|before)\s+(?:today\s+)?(?:at\s+)?", "until "),
+    (r"^until noon\b", "until 12:00"),
+    (r"^until (?:midnight|24:00)\b", "until 00:00"),
+    (r"^until (\d\d?)(?:[:.](\d\d))?\s*([ap])\.?m\b\.?", lambda m: f"until {_hour(m[1], m[3])}:{m[2] or '00'}"),
+    (r"^until (\d\d?)\s*(?:h|o'clock|uhr)$", r"until \1:00"),
+    (r"^until (\d\d)[.h]?(\d\d)$", r"until \1:\2"),
+    (r"^until (?=\d:)", "until 0"),
+]
+
+
+def _hour(written: str, half: str) -> str:
+    """Of the 24-hour clock: 12 am is 00, 12 pm is 12."""
+    return f"{int(written) % 12 + (12 if half in 'pP' else 0):02}"
+
+
+def likely(text: str, units: Iterable[str]) -> Iterator[str]:
+    """What somebody may have meant by a budget that cannot be read, the likeliest first; it need not be one either.
+
+    >>> list(likely("20$ at 2,5/h", [])), list(likely("until 6pm", [])), list(likely("90s and 5k steps", []))
+    (['$20 at $2.5/h'], ['until 18:00'], ['90s or 5000 steps'])
+    """
+    parts = [_tidied(part) for part in re.split(r"\s*(?:[,;|&]|\band\b)\s*", _rewritten(text, _DIGITS))]
+    if len(parts) > 1 and parse_duration("".join(parts)) is not None:
+        yield "".join(parts)  # 1h and 30min
+    if (joined := " or ".join(parts)) != text:
+        yield joined
+    if match := re.fullmatch(rf"({NUMBER})\s*(\D+)", text):
+        yield from (f"{match[1]} {unit}" for unit in _close(match[2], units))
+    elif match := re.match(r"[a-z]+", text, re.IGNORECASE):
+        yield from (word + text[match.end() :] for word in _close(match[0], ["slurm", "until"]) if word != match[0])
+
+
+def _tidied(text: str) -> str:
+    return _rewritten(text, _MONEY if re.search(r"[$€£¥@]|\d.* at \d|\b(?:dollar|euro|pound)s?\b", text) else _SLIPS)
+
+
+def _rewritten(text: str, slips: list[_Slip]) -> str:
+    for pattern, replacement in slips:
+        text = re.sub(pattern, replacement, text, flags=re.IGNORECASE)
+    return text
+
+
+def _close(word: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(word.lower(), list(known), n=1)
