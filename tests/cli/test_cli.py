@@ -18,6 +18,7 @@ import torch
 
 import tiny_task
 from budgeted.cli.main import main
+from budgeted.core.errors import BudgetError
 from budgeted.core.record import RunFolder, Spec
 from budgeted.train import checkpoint
 
@@ -441,13 +442,20 @@ def test_bad_schedules_are_one_line(budgeted, arguments):
         ("1e9 tokens", ["1e9 tokens"]),
         ("45min", ["45min of running time"]),
         ("1h30m", ["1h30min of running time"]),
-        ("2 gpuh", ["2h of running time"]),
-        ("$20 at $2.5/h", ["8h of running time"]),
-        ("1e17 FLOP", ["1e17 FLOP"]),
-        ("300 Wh", ["J"]),
+        ("2 gpuh", ["2h of running time on one device, 1h on 2, 30min on 4, 15min on 8"]),
+        ("$20 at $2.5/h", ["buys 8h of running time"]),
+        (
+            "1e17 FLOP",
+            ["1e17 floating-point operations, counted on the real update", "1d3h46min40s at a steady 1 TFLOP/s"],
+        ),
+        ("300 Wh", ["1.08e6 J by the device's own counter; 1h at a steady 300 W"]),
         ("10ep", ["known once the task is; give --task or --steps-per-epoch"]),
         ("5%", ["known once the task is"]),
         ("until 2099-12-01T08:00Z", ["until 2099-"]),
+        (
+            "until 2099-03-29T02:30 Europe/Berlin",
+            ["02:30 is skipped on 2099-03-29, when the clocks go forward: 03:30 is meant"],
+        ),
         ("10ep or 45min", ["45min of running time", "the first of them that is reached ends the run"]),
     ],
 )
@@ -466,7 +474,40 @@ def test_budget_of_a_task(budgeted):
     assert "30 updates" in budgeted("budget", "3ep", "--steps-per-epoch", "10")[1]
 
 
-@pytest.mark.parametrize("arguments", [("soon",), ("5%", "--task", "digit"), (), ("3ep", "--steps-per-epoch", "0")])
+def no_counter(device):
+    raise BudgetError("energy cannot be measured: none here")
+
+
+@pytest.mark.parametrize(
+    ("counter", "said"),
+    [(lambda _: lambda: 0.0, "This machine has one"), (no_counter, "Here energy cannot be measured: none here\n")],
+)
+def test_an_energy_budget_says_whether_it_can_be_kept_here(budgeted, monkeypatch, counter, said):
+    monkeypatch.setattr("budgeted.train.energy.meter", counter)
+    assert said in budgeted("budget", "1 kWh")[1]
+
+
+def test_an_energy_budget_is_explained_without_pytorch_too(budgeted, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, out, _ = budgeted("budget", "1 kWh")
+    assert (code, "known once PyTorch is installed" in out) == (0, True)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")  # the child execs at once
+def test_a_narrow_terminal_has_whole_words(tmp_path):
+    code, sent = in_a_terminal(tmp_path, 40, "budget", "1e17 FLOP or 2 gpuh or $20 at $2.5/h or 10ep")
+    assert code == 0
+    assert all(len(line) <= 40 for line in sent.split("\r\n"))
+    assert " 2 gpuh: 2h of running time on one device, 1h on 2, 30min on 4, 15min on 8 $20 at" in " ".join(sent.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("soon",), ("5%", "--task", "digit"), (), ("3ep", "--steps-per-epoch", "0"), ("5k steps",), ("until 2020-01-01T08:00",),
+        ("10ep or until 2020-01-01T08:00Z",),
+    ],
+)  # fmt: skip
 def test_bad_budgets_are_one_line(budgeted, arguments):
     error(budgeted("budget", *arguments))
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import shutil
+import sys
+import textwrap
+
 import click
 
-from ..core.budget import Budget, Cap, Terms
+from ..core.budget import Amount, Budget, Cap, Deadline, Limit, Money, Terms
+from ..core.errors import BudgetError
 from ..core.text import format_duration, format_number
 
 
@@ -22,7 +28,7 @@ def budget(text: str, task_name: str | None, data: str | None, steps_per_epoch: 
     """
     parsed = Budget.parse(text)
     full = None
-    known = [f"understood as: {parsed}"]
+    lines = [f"understood as: {parsed}"]
     if task_name is not None:
         from pathlib import Path
 
@@ -35,27 +41,77 @@ def budget(text: str, task_name: str | None, data: str | None, steps_per_epoch: 
         if steps_per_epoch is None:
             found = task.data(Path(data) if data else None, torch.device("cpu"))
             steps_per_epoch = len(found.train)
-        known.append(f"full budget of {task_name}: {full}; an epoch is {steps_per_epoch} updates")
-    click.echo("\n".join(known))
+        lines.append(f"full budget of {task_name}: {full}; an epoch is {steps_per_epoch} updates")
     for limit in parsed.limits:
         needs_task = str(limit).endswith(("%", "ep")) and steps_per_epoch is None
         if needs_task:
-            click.echo(f"  {limit}: known once the task is; give --task or --steps-per-epoch")
+            lines.append(f"  {limit}: known once the task is; give --task or --steps-per-epoch")
             continue
         for cap in limit.caps(Terms(steps_per_epoch, full)):
-            click.echo(f"  {limit}: {_explain(cap)}")
+            lines.append(f"  {limit}: {_explain(limit, cap)}")
     if len(parsed.limits) > 1:
-        click.echo("the first of them that is reached ends the run, and the one that is nearest drives the rate")
+        lines.append("the first of them that is reached ends the run, and the one that is nearest drives the rate")
+    click.echo("\n".join(map(_fitted, lines)))
 
 
-def _explain(cap: Cap) -> str:
-    if cap.resource == "seconds":
-        return f"{format_duration(round(cap.amount, 3))} of running time"
-    if cap.resource == "clock":
-        import datetime as dt
+def _fitted(line: str) -> str:
+    """The line within the width of a terminal; as it is where something else reads it."""
+    if not sys.stdout.isatty():
+        return line
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
-        moment = dt.datetime.fromtimestamp(cap.amount).astimezone()
-        left = (moment - dt.datetime.now(dt.UTC)).total_seconds()
-        return f"until {moment:%Y-%m-%d %H:%M:%S %Z}, {format_duration(round(left))} from now"
-    name = {"steps": "updates", "flops": "FLOP", "joules": "J"}.get(cap.resource, cap.resource)
-    return f"{format_number(cap.amount)} {name}"
+
+def _explain(limit: Limit, cap: Cap) -> str:
+    match limit:
+        case Amount(hours, "gpuh"):
+            shared = [f"{_seconds(hours * 3600 / devices)} on {devices}" for devices in (2, 4, 8)]
+            return f"{_seconds(cap.amount)} of running time on one device, {', '.join(shared)}"
+        case Money():
+            return f"buys {_seconds(cap.amount)} of running time"
+        case Deadline():
+            oddity = limit.oddity(dt.datetime.now(dt.UTC))
+            return _explain_cap(cap) + (f"; {oddity}" if oddity else "")
+    return _explain_cap(cap)
+
+
+def _explain_cap(cap: Cap) -> str:
+    number = format_number(cap.amount)
+    match cap.resource:
+        case "seconds":
+            return f"{_seconds(cap.amount)} of running time"
+        case "clock":
+            moment = dt.datetime.fromtimestamp(cap.amount, dt.UTC).astimezone()
+            left = (moment - dt.datetime.now(dt.UTC)).total_seconds()
+            return f"until {moment:%Y-%m-%d %H:%M:%S %Z}, {_seconds(round(left))} from now"
+        case "flops":
+            return (
+                f"{number} floating-point operations, counted on the real update, once for each shape of batch; "
+                f"{_seconds(cap.amount / 1e12)} at a steady 1 TFLOP/s"
+            )
+        case "joules":
+            return (
+                f"{number} J by the device's own counter; {_seconds(cap.amount / 300)} at a steady 300 W. {_counter()}"
+            )
+        case "steps":
+            return f"{number} updates"
+    return f"{number} {cap.resource}"
+
+
+def _seconds(amount: float) -> str:
+    return format_duration(round(amount, 3))
+
+
+def _counter() -> str:
+    """Whether the device that a run here would take has a counter of energy."""
+    from ..train.energy import meter
+
+    try:
+        import torch
+
+        meter(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    except ModuleNotFoundError:
+        return "Whether this machine has one is known once PyTorch is installed"
+    except BudgetError as error:
+        return f"Here {error}"
+    return "This machine has one"
