@@ -20,7 +20,7 @@ MODULES = {
 # What a room may import beside the standard library and itself; None is anything.
 ROOMS: dict[str, set[str] | None] = {
     "core": set(),
-    "train": {"core", "torch", "safetensors", "numpy"},
+    "train": {"core", "torch", "safetensors", "numpy", "pynvml"},
     "tasks": {"core", "train", "torch", "torchvision", "sklearn", "numpy"},
     "report": {"core", "analysis", "matplotlib", "rich"},
     "cli": None,

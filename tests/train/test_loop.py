@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import signal
@@ -18,9 +19,10 @@ from torch import nn
 
 import budgeted
 import tiny_task
-from budgeted import BudgetError, NonFiniteLoss, RunFolderError, ScheduleError, TaskError
+from budgeted import BudgetError, BudgetWarning, NonFiniteLoss, RunFolderError, ScheduleError, TaskError
 from budgeted.core.errors import Interrupted
-from budgeted.core.record import ROW, RunFolder, Spec
+from budgeted.core.record import ROW, RowLog, RunFolder, Spec
+from budgeted.core.signals import Signals
 from budgeted.train import checkpoint, process
 from budgeted.train.loop import fit
 from budgeted.train.session import Session
@@ -320,7 +322,7 @@ def test_a_signal_loses_nothing(tmp_path, monkeypatch, schedule, update):
             Interrupted, match=rf"^SIGTERM: stopped after update {update} and saved; go on with: budgeted"
         ):
             run_all(folder, spec(schedule=schedule))
-    run_all(folder, spec(schedule=schedule), resume=True)
+    run_all(folder, spec(schedule=schedule))
     assert same(model_of(whole), model_of(folder))
     steps = [row["steps"] for row in folder.rows()]
     assert sorted(set(steps)) == list(range(1, 51))
@@ -339,7 +341,7 @@ def test_signals_are_given_back(tmp_path):
 
 
 def test_a_second_signal_interrupts_at_once():
-    with process.Signals() as signals:
+    with Signals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.caught == "SIGINT"
         with pytest.raises(KeyboardInterrupt):
@@ -358,7 +360,7 @@ def interrupted(tmp_path, monkeypatch, update=20, what=None) -> RunFolder:
 @pytest.mark.parametrize(("budget", "total"), [("10ep", 100), ("3ep", 30)])
 def test_another_budget_bends_the_decay_from_where_it_is(tmp_path, monkeypatch, budget, total):
     folder = interrupted(tmp_path, monkeypatch)
-    _, result = run_all(folder, resume=True, change=budgeted.Budget.parse(budget))
+    _, result = run_all(folder, change=budgeted.Budget.parse(budget))
     rows = {row["steps"]: row for row in folder.rows()}
     assert result["spent"]["steps"] == total
     assert result["budget"] == result["stopped_by"] == budget
@@ -377,27 +379,66 @@ def test_an_extended_run_that_is_stopped_again_goes_on_under_the_longer_budget(t
     with monkeypatch.context() as patched:
         stop_after(patched, 60)
         with pytest.raises(Interrupted, match="stopped after update 60"):
-            run_all(folder, resume=True, change=budgeted.Budget.parse("10ep"))
-    assert run_all(folder, resume=True)[1]["spent"]["steps"] == 100
+            run_all(folder, change=budgeted.Budget.parse("10ep"))
+    assert run_all(folder)[1]["spent"]["steps"] == 100
 
 
-def test_a_resume_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(RunFolderError, match="the run ended before its first one"):
-        run_all(RunFolder.create(tmp_path, spec()), resume=True)
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_and_what_it_spent_stays_spent(tmp_path):
+    whole, folder = train(tmp_path, spec())[0], RunFolder.create(tmp_path, spec())
+    RowLog(folder).append({"steps": 3, "seconds": 7.5})
+    result = run_all(folder)[1]
+    assert [row["steps"] for row in folder.rows()] == list(range(1, 51))
+    assert same(model_of(whole), model_of(folder))
+    assert result["spent"]["seconds"] > 7.5
+
+
+def test_seconds_after_the_last_checkpoint_stay_spent(tmp_path, monkeypatch):
+    folder = interrupted(tmp_path, monkeypatch)
+    rows = list(folder.rows())
+    with open(folder.path / "rows.jsonl", "a") as file:
+        file.write(json.dumps(rows[-1] | {"steps": 21, "seconds": rows[-1]["seconds"] + 100}) + "\n")
+    result = run_all(folder)[1]
+    assert 100 < result["spent"]["seconds"] < 110
+    assert [row["steps"] for row in folder.rows()] == list(range(1, 51))
 
 
 def test_a_resume_with_another_model_is_refused(tmp_path, monkeypatch):
     folder = interrupted(tmp_path, monkeypatch)
     with pytest.raises(RunFolderError, match="is of another model or optimizer than the task now has"):
-        run_all(folder, task=tiny_task.Wider(), resume=True)
+        run_all(folder, task=tiny_task.Wider())
 
 
-def test_a_damaged_checkpoint_is_refused(tmp_path, monkeypatch):
-    folder = interrupted(tmp_path, monkeypatch)
-    content = (folder.path / "last.pt").read_bytes()
-    (folder.path / "last.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(RunFolderError, match="is damaged or not a checkpoint"):
-        run_all(folder, resume=True)
+def cut_short(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def test_of_a_damaged_checkpoint_the_one_before_is_used_and_that_is_said(tmp_path, monkeypatch):
+    whole = train(tmp_path, spec())[0]
+    folder = interrupted(tmp_path, monkeypatch, update=25)
+    cut_short(folder.path / "last.pt")
+    with pytest.warns(BudgetWarning, match=r"last.pt' is damaged .*; the one before it is used, of update 20$"):
+        run_all(folder)
+    assert same(model_of(whole), model_of(folder))
+    assert [row["steps"] for row in folder.rows()] == list(range(1, 51))
+    assert folder.result["metric"] == whole.result["metric"]
+
+
+def test_where_no_checkpoint_is_whole_the_run_is_refused(tmp_path, monkeypatch):
+    folder = interrupted(tmp_path, monkeypatch, update=25)
+    for name in ("last.pt", "previous.pt"):
+        cut_short(folder.path / name)
+    with pytest.raises(RunFolderError, match=r"is damaged or not a checkpoint.*there is no whole one before it"):
+        run_all(folder)
+
+
+def test_a_damaged_file_of_the_best_weights_is_said_and_they_are_chosen_anew(tmp_path, monkeypatch):
+    folder = interrupted(tmp_path, monkeypatch, update=25)
+    cut_short(folder.path / "best.safetensors")
+    with pytest.warns(BudgetWarning, match="the best weights are chosen anew"):
+        result = run_all(folder)[1]
+    assert result["best_at"]["steps"] > 25
+    checkpoint.load_weights(folder.path / "best.safetensors", tiny_task.Tiny().model())
 
 
 # Bad ends

@@ -12,6 +12,7 @@ import click
 from .. import __version__
 from ..core.errors import BudgetedError, Interrupted, NonFiniteLoss
 from .budget import budget
+from .control import extend, stop
 from .schedule import schedule
 from .tasks import tasks
 from .train import train
@@ -35,6 +36,8 @@ def cli(context: click.Context) -> None:
 
 
 cli.add_command(train)
+cli.add_command(extend)
+cli.add_command(stop)
 cli.add_command(schedule)
 cli.add_command(budget)
 cli.add_command(tasks)

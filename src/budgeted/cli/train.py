@@ -15,7 +15,9 @@ import click
 from ..core.budget import Amount, Budget
 from ..core.errors import BudgetedError, Interrupted
 from ..core.record import RunFolder, Spec, finite
+from ..core.replay import copy_trace, replayed
 from ..core.spec import schedule as read_schedule
+from ..core.text import parse_duration
 
 
 @click.command()
@@ -46,7 +48,28 @@ from ..core.spec import schedule as read_schedule
     help="How often to evaluate.  [default: each epoch; 10 under a time budget]",
 )
 @click.option("--no-curve", is_flag=True, help="Do not draw curve.png: matplotlib's start is charged to the budget.")
-@click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on from a run folder's checkpoint.")
+@click.option(
+    "--average",
+    help="Evaluate the weights' average beside them: ema, ema(0.999), lawa, lawa(5, 0.05).  [default: none]",
+)
+@click.option(
+    "--save-every",
+    default="5min",
+    show_default=True,
+    metavar="TIME",
+    help="The longest time without a checkpoint: what a kill can cost.",
+)
+@click.option(
+    "--resume",
+    metavar="RUN",
+    help="Go on where a run folder's last checkpoint is; 'auto': with the unfinished run of these very options, if any.",
+)
+@click.option(
+    "--replay",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Train as RUN did, at the progress that it had at each update; the same bits if it was deterministic.",
+)
 @click.option(
     "--extend", "change", flag_value="extend", help="With --resume and --budget: go on under a longer budget."
 )
@@ -68,51 +91,73 @@ def train(
     no_refresh: bool,
     evaluations: int | None,
     no_curve: bool,
-    resume: Path | None,
+    average: str | None,
+    save_every: str,
+    resume: str | None,
+    replay: Path | None,
     change: str | None,
     as_json: bool,
 ) -> None:
     """Train TASK until the budget ends, and keep the best checkpoint that it buys.
 
     Seconds count from the start of this process: 20s are 20 s to the person who waits, imports and data included.
+    SIGINT (Ctrl-C), SIGTERM and SIGUSR1 stop the run with a checkpoint; --resume goes on from it, and from what a kill has
+    left. While it trains, `budgeted extend` and `budgeted stop` change its budget from another terminal.
 
     \b
     budgeted train
     budgeted train fashion-mnist --budget 5% --schedule cosine
     budgeted train mine.py:MyTask --budget "1h or 30ep"
+    budgeted train --resume runs/digits-0123456789
     """
-    if resume is not None:
-        _require_no_definition()
-        folder = RunFolder.open(resume)
+    seconds = _seconds("--save-every", save_every)
+    folder, replaced = None, None
+    if resume is not None and resume != "auto":
+        _require_no_definition("--resume")
+        folder = RunFolder.open(Path(resume))
         spec = folder.spec
         replaced = _changed_budget(folder.budget, budget_text, change)
         if folder.result is not None:
             raise BudgetedError(f"'{resume}' is finished: its budget is spent; train anew with a larger one")
+    elif change is not None:
+        raise BudgetedError(f"--{change} goes with --resume RUN and a new --budget")
+    elif replay is not None:
+        _require_no_definition("--replay")
+        _require_no_definition("--replay", ("budget_text", "resume"))
+        spec = replayed(RunFolder.open(replay))
     else:
-        if change is not None:
-            raise BudgetedError(f"--{change} goes with --resume RUN and a new --budget")
-        replaced = None
         budget = Budget.parse("30s" if budget_text is None else budget_text)
         plan = _plan(schedule, warmup)
-        spec = Spec(task, str(budget), plan, seed, deterministic, precision, not no_refresh, evaluations)
+        spec = Spec(task, str(budget), plan, seed, deterministic, precision, not no_refresh, evaluations, average)
     # From here on PyTorch is imported: what can be wrong in a line of text was found before.
     from ..tasks import registry
 
     chosen = registry.load(spec.task)
-    if resume is None and warmup is None and chosen.warmup is not None:
+    if folder is None and replay is None and warmup is None and chosen.warmup is not None:
         spec = replace(spec, schedule=_plan(schedule, chosen.warmup))
+    if average is not None:
+        from ..train.averaging import read_average
+
+        spec = replace(spec, average=str(read_average(average)))
     _check_device(device)
-    if resume is None:
+    if resume == "auto":
+        folder = RunFolder.unfinished(out, spec)
+    new = folder is None
+    if folder is None:
         folder = RunFolder.create(out, spec)
+        if replay is not None:
+            copy_trace(RunFolder.open(replay), folder)
     try:
-        result = _run(chosen, spec, folder, data, device, resume is not None, replaced, not no_curve)
+        result = _run(chosen, spec, folder, data, device, seconds, replaced, not no_curve)
     except Interrupted as stop:
+        if new:
+            folder.discard()
         # What else the command needs to go on is not in the folder.
         again = [("--data", data), ("--device", device)]
         options = "".join(f" {option} {shlex.quote(str(given))}" for option, given in again if _on_command_line(option))
         raise Interrupted(f"{stop}{options}") from None
     except BaseException:
-        if resume is None:
+        if new:
             folder.discard()  # of what never trained, nothing is left behind
         raise
     if as_json:
@@ -132,15 +177,24 @@ def _on_command_line(name: str) -> bool:
 
 
 # Options that would make it another run.
-_DEFINITION = ("task", "schedule", "warmup", "seed", "out", "precision", "deterministic", "no_refresh", "evaluations")
+_DEFINITION = (
+    "task", "schedule", "warmup", "seed", "out", "precision", "deterministic", "no_refresh", "evaluations", "average", "replay",
+)  # fmt: skip
 
 
-def _require_no_definition() -> None:
-    """A resumed run is what its folder says: what would make it another run is refused, not passed over."""
-    for name in _DEFINITION:
-        if _on_command_line(name):
-            given = "TASK" if name == "task" else f"--{name.replace('_', '-')}"
-            raise BudgetedError(f"{given} does not go with --resume: the run goes on as its folder says; leave it out")
+def _require_no_definition(option: str, names: tuple[str, ...] = _DEFINITION) -> None:
+    """The run is what a folder says: what would make it another one is refused, not passed over."""
+    for name in names:
+        if _on_command_line(name) and not (name == "out" and option == "--replay"):
+            given = "TASK" if name == "task" else f"--{name.removesuffix('_text').replace('_', '-')}"
+            raise BudgetedError(f"{given} does not go with {option}: the run is as its folder says; leave it out")
+
+
+def _seconds(option: str, text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds is None or seconds <= 0:
+        raise BudgetedError(f"{option} '{text}' is not a time; write for example 30s or 5min")
+    return seconds
 
 
 def _changed_budget(now: str, text: str | None, change: str | None) -> Budget | None:
@@ -189,7 +243,7 @@ def _run(
     folder: RunFolder,
     data: Path | None,
     device: str | None,
-    resume: bool,
+    save_every: float,
     replaced: Budget | None,
     curve: bool,
 ) -> dict[str, Any]:
@@ -209,8 +263,8 @@ def _run(
         device=device,
         anchor="process",
         reserve=0.15,  # to print the summary and leave the interpreter
+        save_every=save_every,
         picture=picture,
-        resume=resume,
         change=replaced,
     )
     return live(rows, spec, task.metric, shown=sys.stderr.isatty())

@@ -114,8 +114,9 @@ class Ledger:
 
     __slots__ = (
         "_clock", "_course", "_first", "_held", "_last", "_line", "_longest_normal", "_measuring", "_meter",
-        "_meter_origin", "_next_look", "_next_reading", "_only", "_origin", "_recent", "_reserve", "_set_up", "_spent", "_stalls", "_stop_at", "_timed", "_wall", "_warmup", "activities", "ended_by", "progress",
-        "warmup_progress", "within_warmup",
+        "_meter_origin", "_next_look", "_next_reading", "_only", "_origin", "_recent", "_reserve", "_set_up",
+        "_spent", "_stalls", "_stop_at", "_timed", "_wall", "_warmup", "activities", "ended_by", "interrupted",
+        "progress", "warmup_progress", "within_warmup",
     )  # fmt: skip
 
     def __init__(
@@ -151,6 +152,7 @@ class Ledger:
         self._stalls = Activity(more=None)
         self.activities: dict[str, Activity] = {}
         self.ended_by: Cap | None = None
+        self.interrupted: str | None = None  # why training is to stop before the budget ends
         self.within_warmup = False  # whether it ended there
         self._plan()
 
@@ -160,6 +162,11 @@ class Ledger:
     def timed(self) -> bool:
         """Whether seconds, a deadline or energy are among the limits: what evaluations take is missing in training."""
         return self._timed
+
+    @property
+    def meters(self) -> bool:
+        """Whether there is a counter of energy."""
+        return self._meter is not None
 
     @property
     def done(self) -> bool:
@@ -297,6 +304,10 @@ class Ledger:
             self._spent[JOULES] = max(self._spent[JOULES], self._meter() - self._meter_origin)
             self._next_reading = self._clock() + _READING
 
+    def interrupt(self, reason: str) -> None:
+        """Have training stop before its budget ends; what remains stays for a resume."""
+        self.interrupted = self.interrupted or reason
+
     def skipped(self, updates: int) -> None:
         """Take back updates that mixed precision turned out to have skipped; progress waits for them."""
         self._spent[STEPS] -= updates
@@ -330,8 +341,9 @@ class Ledger:
             self._plan()
 
     def expect(self, name: str, seconds: float, more: int = 1) -> None:
-        """Keep an estimate in reserve for an activity that has not been measured yet."""
-        self.activities[name] = Activity(recent=[seconds], more=more)
+        """Keep an estimate in reserve for an activity that was not measured here: not yet, or not on this thread."""
+        activity = self.activities.setdefault(name, Activity())
+        activity.recent, activity.more = [*activity.recent[-2:], seconds], more
         self._plan()
 
     def forgo(self, name: str) -> None:

@@ -4,20 +4,26 @@ spec.json          what defines the run; its hash is the folder's name
 budget.json        the budget that replaced the spec's, where one did
 environment.json   versions, machine, and what was chosen on it
 rows.jsonl         one row of figures per logged moment
+trace.bin          progress and factor of every update
 result.json        the figures at the end; absent while the run is unfinished
 curve.png          loss, metric and rate over the budget
 best.safetensors   the weights with the best metric
-last.pt            everything that a resume needs (tensors, numbers and text only)
+last.pt            everything that a resume needs (tensors, numbers and text only); previous.pt is the one before
+lock               held by the process that trains the run
+requests, answers  what other terminals ask of it
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +32,7 @@ from pathlib import Path
 from typing import Any, final, get_type_hints
 
 from .errors import RunFolderError
+from .text import format_bytes
 
 SCHEMA = 1
 ROW = (
@@ -54,11 +61,15 @@ class Spec:
     precision: str = "auto"
     refresh: bool = True
     evaluations: int | None = None
+    average: str | None = None  # of the weights, evaluated beside them
+    replay: str | None = None  # the digest of the trace that gives the rates
 
     @property
     def key(self) -> str:
         """Ten hexadecimal digits that name the run."""
-        text = json.dumps({"schema": SCHEMA, **asdict(self)}, sort_keys=True)
+        later = {name for name in ("average", "replay") if getattr(self, name) is None}  # as before there were these
+        defining = {name: value for name, value in asdict(self).items() if name not in later}
+        text = json.dumps({"schema": SCHEMA, **defining}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     @property
@@ -81,19 +92,40 @@ class RunFolder:
         Raises:
             RunFolderError: where the folder cannot be made or written.
         """
-        with _explained(parent):
+        with explained(parent):
             parent.mkdir(parents=True, exist_ok=True)
-            path, repeat = parent / spec.name, 1
-            while True:
-                try:
-                    path.mkdir()
-                    break
-                except FileExistsError:
-                    repeat += 1
-                    path = parent / f"{spec.name}-{repeat}"
-        folder = cls(path)
-        folder.write("spec", {"schema": SCHEMA, **asdict(spec)})
-        return folder
+            new = Path(tempfile.mkdtemp(dir=parent, prefix=f".{spec.name}."))
+            try:
+                new.chmod(0o755)
+                cls(new).write("spec", asdict(spec))
+                for path in cls._places(parent, spec):
+                    try:
+                        new.rename(path)  # a folder with a name is a whole one
+                        return cls(path)
+                    except OSError as error:
+                        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                            raise
+            except BaseException:
+                shutil.rmtree(new, ignore_errors=True)
+                raise
+        raise AssertionError("there is always another number")
+
+    @classmethod
+    def unfinished(cls, parent: Path, spec: Spec) -> RunFolder | None:
+        """The latest run of a spec under `parent` that has no result yet, or None."""
+        latest = None
+        for path in cls._places(parent, spec):
+            if not (path / "spec.json").is_file():
+                return latest
+            if not (path / "result.json").exists():
+                latest = cls(path)
+        return latest
+
+    @staticmethod
+    def _places(parent: Path, spec: Spec) -> Iterator[Path]:
+        yield parent / spec.name
+        for repeat in itertools.count(2):
+            yield parent / f"{spec.name}-{repeat}"
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -162,21 +194,23 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove a folder in which nothing was trained; one that holds rows or checkpoints stays."""
-        if all(child.name in ("spec.json", "environment.json") for child in self.path.iterdir()):
-            for child in self.path.iterdir():
-                child.unlink()
-            self.path.rmdir()
+        untrained = {
+            "spec.json",
+            "environment.json",
+            "replay.bin",
+            "replay.json",
+            "trace.bin",
+            "lock",
+            "requests",
+            "answers",
+        }
+        if all(child.name in untrained or not child.stat().st_size for child in self.path.iterdir()):
+            shutil.rmtree(self.path)
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Log one row."""
-        with _explained(self.path), open(self.path / "rows.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(row)) + "\n")
-
-    def truncate_rows(self, steps: int) -> None:
-        """Drop the rows after an update, which a resumed run will log again."""
-        kept = [json.dumps(row) + "\n" for row in self.rows() if row["steps"] <= steps]
-        with _explained(self.path):
-            atomic_write(self.path / "rows.jsonl", "".join(kept).encode())
+    def sweep(self) -> None:
+        """Remove what writes that a kill cut short have left; only for who holds the run's lock."""
+        for path in self.path.glob(".*"):
+            path.unlink()
 
     def read(self, name: str) -> dict[str, Any]:
         """One of the JSON files.
@@ -202,8 +236,56 @@ class RunFolder:
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one of the JSON files, whole or not at all."""
         text = json.dumps({"schema": SCHEMA, **finite(content)}, indent=1)
-        with _explained(self.path):
+        with explained(self.path):
             atomic_write(self.path / f"{name}.json", text.encode())
+
+
+class RowLog:
+    """The rows of a run under way: appended, kept in memory while the disk is full, and on disk before a checkpoint is.
+
+    Args:
+        folder: the run's.
+        keep: rows to go on from; what a resumed run will log again is dropped.
+
+    Raises:
+        RunFolderError: where the rows are damaged or cannot be written.
+    """
+
+    def __init__(self, folder: RunFolder, keep: int | None = None) -> None:
+        self._folder = folder.path
+        self._unwritten: list[bytes] = []
+        kept = [json.dumps(row).encode() + b"\n" for row in itertools.islice(folder.rows(), keep)]
+        self.count, self._size = len(kept), sum(map(len, kept))
+        with explained(self._folder):
+            atomic_write(self._folder / "rows.jsonl", b"".join(kept))
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Log one row; where it cannot be written now, it is with the next one."""
+        self._unwritten.append(json.dumps(finite(row)).encode() + b"\n")
+        self.count += 1
+        with contextlib.suppress(OSError):
+            self._write()
+
+    def sync(self) -> None:
+        """Have every row on disk.
+
+        Raises:
+            RunFolderError: where the disk is full or cannot be written.
+        """
+        with explained(self._folder, sum(map(len, self._unwritten))):
+            self._write(sync=True)
+
+    def _write(self, *, sync: bool = False) -> None:
+        with open(self._folder / "rows.jsonl", "r+b", buffering=0) as file:
+            file.truncate(self._size)  # of a row that was written in part
+            file.seek(self._size)
+            content = b"".join(self._unwritten)
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._size += len(content)
+            self._unwritten.clear()
+            if sync:
+                os.fsync(file.fileno())
 
 
 def atomic_write(path: Path, content: bytes) -> None:
@@ -219,6 +301,16 @@ def atomic_write(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def machine() -> dict[str, Any]:
@@ -232,17 +324,25 @@ def machine() -> dict[str, Any]:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write into a sentence."""
+def explained(path: Path, size: int | None = None) -> Iterator[None]:
+    """Turn the system's refusal to write so many bytes into a sentence."""
     try:
         yield
     except OSError as error:
-        raise explain_write_error(path, error) from error
+        raise explain_write_error(path, error, size) from error
 
 
-def explain_write_error(path: Path, error: OSError) -> RunFolderError:
-    if error.errno == errno.ENOSPC:
-        return RunFolderError(f"the disk of '{path}' is full; free some space, or give another folder with --out")
+def explain_write_error(path: Path, error: OSError, size: int | None = None) -> RunFolderError:
+    """The sentence for a write of so many bytes that the system refused."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        figures = ""
+        if size is not None:
+            figures = (
+                f": {format_bytes(size)} were to be written, and {format_bytes(shutil.disk_usage(path).free)} are free"
+            )
+        return RunFolderError(
+            f"the disk of '{path}' is full{figures}; free some space, or give another folder with --out"
+        )
     return RunFolderError(f"cannot write to '{path}': {error.strerror or error}; give another folder with --out")
 
 

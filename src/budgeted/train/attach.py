@@ -11,7 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -19,20 +19,30 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from ..core.budget import Budget, Cap, Deadline, Limit, Terms
+from ..core.budget import Amount, Budget, Cap, Deadline, Limit, Terms
 from ..core.clock import process_age
-from ..core.compose import Over, Warmup, absolute_warmup
+from ..core.compose import Cooldown, Over, Warmup, absolute_warmup, ends_low
 from ..core.errors import BudgetError, BudgetWarning, ScheduleError
 from ..core.ledger import Ledger
-from ..core.schedule import Plateau, PlateauState, Schedule
+from ..core.schedule import Plateau, PlateauState, Points, Schedule
+from ..core.signals import Signals
 from ..core.spec import schedule as read_schedule
 from ..core.text import format_duration, format_number, format_seconds
+from ..core.trace import Trace
+from .energy import meter
 from .knobs import Knobs, put
 from .pipeline import Pipeline
+from .schedule_free import is_schedule_free
+from .tally import Tally
 
 Batch = TypeVar("Batch")
 Hook = Callable[[Optimizer, Any, Any], None]
 _ANCHORS = ("now", "process", "first step")
+_HOW_TO_COUNT = {
+    "samples": "samples_per_step=, use run.over(loader) or call run.count(samples=...)",
+    "tokens": "tokens_per_step=, tokens_in= with run.over(loader), or call run.count(tokens=...)",
+    "flops": "flops_per_step=, use run.over(loader) or call run.count(flops=...)",
+}
 
 
 def attach(
@@ -45,6 +55,9 @@ def attach(
     full: Budget | str | None = None,
     samples_per_step: float = 0,
     tokens_per_step: float = 0,
+    flops_per_step: float = 0,
+    tokens_in: Callable[[Any], float] | None = None,
+    energy: Callable[[], float] | None = None,
     devices: int = 1,
     anchor: str | float = "now",
     reserve: float = 0.0,
@@ -61,7 +74,10 @@ def attach(
         warmup: a ramp before the schedule, `500 steps` or `5%`; an absolute one is the same at every budget.
         steps_per_epoch: optimizer updates in an epoch; needed where epochs are a limit.
         full: the full budget that `5%` is a share of.
-        samples_per_step, tokens_per_step: what one update spends, where that is constant; see also `Run.count`.
+        samples_per_step, tokens_per_step, flops_per_step: what one update spends, where that is constant; see also
+            `Run.count`. Without `flops_per_step`, FLOPs are counted in what runs between two batches of `Run.over`.
+        tokens_in: the number of tokens in a batch, asked of every batch of `Run.over`.
+        energy: a counter of joules, such as a power meter's; the device's own where none is given.
         devices: accelerators that the run holds, for GPU-hours.
         anchor: what seconds are counted from: `now`, `process` (its start) or `first step`; or how many are spent.
         reserve: seconds to keep for what comes after training, beside what `measure` finds out.
@@ -85,18 +101,25 @@ def attach(
     caps, ramp = budget.caps(terms), absolute_warmup(plan)
     warmup_caps = ramp.length.caps(terms) if ramp else ()
     horizon_caps = plan.horizon.caps(terms) if isinstance(plan, Over) else ()
-    _require_measurable((*caps, *warmup_caps, *horizon_caps))
     _require_room(warmup_caps, caps)
+    limited = {cap.resource for cap in (*caps, *warmup_caps, *horizon_caps)}
+    if "joules" in limited and energy is None:
+        energy = meter(_device(optimizers[-1]))
     elapsed = _elapsed(anchor)
-    ledger = Ledger(caps, warmup=warmup_caps, elapsed=elapsed, reserve=reserve, clock=clock, wall=wall)
+    ledger = Ledger(caps, warmup=warmup_caps, elapsed=elapsed, reserve=reserve, clock=clock, wall=wall, meter=energy)
     if ledger.done:
         kept = f", and {format_duration(reserve)} are kept in reserve" if reserve else ""
         raise BudgetError(
             f"budget '{budget}': nothing is left of it to train in; {format_duration(round(elapsed, 1))} had passed before "
             f"the first update{kept}. Give a longer one, or another anchor"
         )
-    per_step = samples_per_step, tokens_per_step
-    return Run(optimizers, budget, plan, ledger, terms, caps, (*warmup_caps, *horizon_caps), per_step, anchor)
+    driven = {"momentum", "beta1"} & set(plan.drives if isinstance(plan, Schedule) else ())
+    if driven and any(is_schedule_free(o) for o in optimizers):
+        raise ScheduleError(
+            f"schedule '{plan}' drives {driven.pop()}, of which a schedule-free optimizer makes its average; leave that out"
+        )
+    tally = Tally(samples_per_step, tokens_per_step, flops_per_step, tokens_in, limited)
+    return Run(optimizers, budget, plan, ledger, terms, caps, (*warmup_caps, *horizon_caps), tally, anchor)
 
 
 class Run:
@@ -111,41 +134,44 @@ class Run:
         terms: Terms,
         caps: Sequence[Cap],
         phases: Sequence[Cap],
-        per_step: tuple[float, float],
+        tally: Tally,
         anchor: str | float,
     ) -> None:
         self.budget, self.schedule, self.ledger, self.anchor = budget, schedule, ledger, anchor
         self.factor = math.nan  # of the last update that ran
         self._terms, self._caps = terms, tuple(caps)
+        self._began = terms.moment()  # the day that 'until 18:00' is on
         self._phases = tuple(phases)  # the length of an absolute warm-up, or of the schedule's own horizon
-        self._per_step, self._samples, self._tokens = per_step, 0.0, 0.0
-        self._pending = False  # whether the update under way was said to spend samples or tokens
+        self._tally = tally
+        self._trace: Trace | None = None  # another run's rates, where they are followed
         self._ask_for_proof()
         self._plateau = PlateauState()
         self._wasted = False
-        self._driver = self._choose_driver()
-        self._curves = dict(schedule.drives) if isinstance(schedule, Schedule) else {}
-        self._knobs = [Knobs(optimizer, self._curves) for optimizer in optimizers]
+        curves = dict(schedule.drives) if isinstance(schedule, Schedule) else {}
+        self._knobs = [Knobs(optimizer, curves) for optimizer in optimizers]
         for knobs in self._knobs:
             knobs.claim()
         # Counted at the last, so that every optimizer's update k runs at s(k/T), and none at the end before it has ended.
         self._pipeline = Pipeline.of(optimizers[-1], ledger)
-        self._handles = [k.optimizer.register_step_pre_hook(_eager(self._setter(k), k.optimizer)) for k in self._knobs]
-        self._handles.append(optimizers[-1].register_step_post_hook(_eager(self._counter(), optimizers[-1])))
+        self._handles: list[RemovableHandle] = []
+        self._bind()
         self._starter: RemovableHandle | None = None
         if anchor == "first step":
             ledger.hold_clock()
             start = _eager(lambda *_: ledger.start_clock(), optimizers[0])
             self._starter = optimizers[0].register_step_pre_hook(start)
-            self._handles.append(self._starter)
+
+    def __repr__(self) -> str:
+        state = "done" if self.ledger.ended_by else f"at p = {self.progress:.4f}"
+        return f"<Run: budget {self.budget}, schedule {self.schedule}, {state}>"
 
     # What a loop asks
 
     @property
     def done(self) -> bool:
-        """Whether the budget for training is spent: stop updating, evaluate, save."""
+        """Whether training is over: the budget for it is spent, or the run was interrupted. Stop updating, evaluate, save."""
         ledger = self.ledger
-        if ledger.ended_by is not None:
+        if ledger.ended_by is not None or ledger.interrupted is not None:
             return True
         if not ledger.done:
             return False
@@ -155,6 +181,8 @@ class Run:
     @property
     def progress(self) -> float:
         """Progress p through the budget, 0 to 1."""
+        if self._trace is not None:
+            return self._position()
         return self.ledger.progress
 
     @property
@@ -163,52 +191,103 @@ class Run:
         return self.ledger.remaining()
 
     def over(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the loader's batches until the budget ends, and count the samples in them where that is needed."""
+        """Yield the loader's batches until training is over, and count what is in them.
+
+        Samples are the length of a batch's first tensor, tokens what `tokens_in` says; FLOPs, where the budget limits
+        them, what the loop's body runs.
+        """
         if self.done:
             return  # without a batch, or the workers that would make it
         for batch in loader:
             if self.done:
                 return  # time ran out while the batch was made
-            if self._counts("samples") and not self._per_step[0]:
-                self.count(_batch_size(batch))
-            yield batch
+            with self.counted(batch):
+                yield batch
             if self.done:
                 return
 
-    def measure(self, name: str = "evaluation", more: int | None = None) -> AbstractContextManager[None]:
+    def counted(self, batch: Any) -> AbstractContextManager[None]:
+        """A context that counts a batch as `over` does, for a loop that gets its batches elsewhere."""
+        return self._tally.around(batch)
+
+    @contextmanager
+    def measure(self, name: str = "evaluation", more: int | None = None) -> Iterator[None]:
         """Time what happens inside, and keep as much in reserve so that the next one ends inside the budget.
 
         Args:
             name: what it is; each name has its own forecast.
             more: how often it will come again, if known; else its rhythm so far, and once at the end.
         """
-        return self.ledger.measure(name, more)
+        with self._tally.aside(), self.ledger.measure(name, more):
+            yield
 
-    def count(self, samples: float = 0, tokens: float = 0) -> None:
+    def count(self, samples: float = 0, tokens: float = 0, flops: float = 0) -> None:
         """Say what the update under way spends; micro-batches of one update add up."""
-        self._samples += samples
-        self._tokens += tokens
-        self._pending = True
+        self._tally.add(samples, tokens, flops)
 
     def report(self, figure: float) -> None:
         """Tell drop-on-plateau the metric; other schedules do not look at it."""
         if isinstance(self.schedule, Plateau):
             self._plateau = self.schedule.report(self._plateau, figure)
 
-    def extend(self, budget: Budget | str) -> None:
+    def extend(self, budget: Budget | str | None = None, *, by: Budget | str | None = None) -> None:
         """Go on under another budget, longer or shorter: the decay bends from where it is to the new end.
+
+        Args:
+            budget: the new one.
+            by: or what the old one is to have more, such as `1h`.
 
         Raises:
             BudgetError: where the run has ended, or the new budget is spent already.
         """
-        budget = Budget.of(budget)
-        caps = budget.caps(self._terms)
-        _require_measurable(caps)
-        if self.ledger.warmup_progress is not None:
-            _require_room(self._phases, caps)
-        self.ledger.extend(caps)
-        self.budget, self._caps = budget, caps
-        self._ask_for_proof()
+        if (budget is None) == (by is None):
+            raise BudgetError("give the new budget, or by= what it is to have more")
+        if by is not None:
+            budget = self.budget.plus(by, devices=self._terms.devices, now=self._began)
+        self._change(Budget.of(budget))  # type: ignore[arg-type]
+
+    def stop_in(self, more: Budget | Limit | str, cooldown: Schedule | str | None = "auto") -> None:
+        """Have the run end after so much more, such as `5min` or `500 steps`, its rate brought down over just that.
+
+        Args:
+            more: one limit, counted from now.
+            cooldown: the shape in which the rate goes to its end from where it is, such as `linear`; None leaves the end
+                of the schedule to bring it down, quickened; `auto` is None where that end is low, else `linear`.
+
+        Raises:
+            BudgetError: where the run ends sooner anyway, or has ended.
+        """
+        budget = self._sooner(more)
+        schedule = self._cooled(cooldown)
+        self._change(budget)
+        if schedule is not self.schedule:
+            self.schedule = schedule
+            self._bind()
+
+    def interrupt(self, reason: str) -> None:
+        """Have training stop, on all ranks, at the next update, for a resume to go on from; `done` is true from there."""
+        self.ledger.interrupt(reason)
+
+    @property
+    def interrupted(self) -> str | None:
+        """Why training was stopped before its budget ended, or None."""
+        return self.ledger.interrupted
+
+    def heed(self) -> Signals:
+        """A context in which SIGINT, SIGTERM and SIGUSR1 interrupt the run instead of killing the process.
+
+        >>> import torch
+        >>> run = attach(torch.optim.SGD([torch.zeros(1)], lr=0.1), "10 steps")
+        >>> with run.heed():
+        ...     run.done
+        False
+        """
+        return Signals(self.interrupt)
+
+    def follow(self, trace: Trace) -> None:
+        """Use the rates and the progress of another run's updates, instead of the schedule over this run's own."""
+        self._trace = trace
+        self._bind()
 
     def summary(self) -> Summary:
         """What was given, what was spent, where the rate ended, and what ended the run."""
@@ -224,14 +303,64 @@ class Run:
             ended,
             others,
             self.anchor,
+            ledger.interrupted,
         )
 
     def close(self) -> None:
         """Let go of the optimizers; their rates stay as they are."""
-        for handle in self._handles:
+        for handle in (*self._handles, *([self._starter] if self._starter else [])):
             handle.remove()
         for knobs in self._knobs:
             knobs.release()
+        self._tally.close()
+
+    # Changing what is under way
+
+    def _change(self, budget: Budget) -> None:
+        caps = budget.caps(self._terms)
+        if any(cap.resource == "joules" for cap in caps) and not self.ledger.meters:
+            raise BudgetError(f"budget '{budget}': this run was not given a counter of energy to begin with")
+        if self.ledger.warmup_progress is not None:
+            _require_room(self._phases, caps)
+        self.ledger.extend(caps)
+        self.budget, self._caps = budget, caps
+        self._tally.limited |= {cap.resource for cap in caps}
+        self._ask_for_proof()
+
+    def _sooner(self, more: Budget | Limit | str) -> Budget:
+        """The budget with one more limit, so much from now."""
+        wanted = Budget.of(more).limits
+        caps = [cap for limit in wanted for cap in limit.caps(self._terms)]
+        if len(caps) != 1:
+            raise BudgetError(f"stop in '{more}': give one limit, such as 5min or 500 steps")
+        cap = caps[0]
+        if cap.resource == "clock":
+            limit = wanted[0]
+        else:
+            unit = {"flops": "FLOP", "joules": "J", "seconds": "s"}.get(cap.resource, cap.resource)
+            limit = Amount(round(self.ledger.spent_of(cap) + cap.amount, 3), unit)
+            for old in self._caps:
+                if old.resource == cap.resource and old.amount <= limit.amount:
+                    raise BudgetError(f"stop in '{more}': the run ends sooner anyway, at '{old.limit}'")
+        replaced = limit.unit if isinstance(limit, Amount) else None
+        others = (old for old in self.budget.limits if not (isinstance(old, Amount) and old.unit == replaced))
+        return Budget((limit, *(old for old in others if str(old) != str(limit))))
+
+    def _cooled(self, cooldown: Schedule | str | None) -> Schedule | Plateau:
+        """The schedule, with a cooldown from here on where one is wanted."""
+        schedule, progress = self.schedule, self.ledger.progress
+        if isinstance(schedule, Plateau):
+            if cooldown in ("auto", None):
+                return schedule
+            raise ScheduleError(f"'{schedule}' has no cooldown: it follows the metric; give cooldown=None")
+        if cooldown == "auto":
+            cooldown = None if ends_low(schedule) else "linear"
+        if cooldown is None:
+            return schedule
+        if isinstance(schedule, Over):  # from where its own horizon has brought it
+            factor = self._driver()
+            schedule = Points(((0.0, factor), (1.0, factor)))
+        return Cooldown(schedule, progress, read_schedule(cooldown))  # type: ignore[arg-type]
 
     # State
 
@@ -248,12 +377,13 @@ class Run:
             "ledger": self.ledger.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], *, change: bool = False) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, change: bool = False, lost: float = 0.0) -> None:
         """Go on from a state: what was spent stays spent, and the rate follows from it.
 
         Args:
             state: what `state_dict` returned.
             change: whether this run's budget, being another than the state's, is meant to replace it.
+            lost: seconds that were spent after the state was taken, on updates that a kill undid.
 
         Raises:
             BudgetError: where the budget is another one and `change` is not given.
@@ -282,7 +412,7 @@ class Run:
             )
         wanted, self._caps = self._caps, tuple(Cap(r, a, Budget.parse(text).limits[0]) for r, a, text in state["caps"])
         self.ledger.rebase(self._caps)
-        self.ledger.load_state_dict(state["ledger"])
+        self.ledger.load_state_dict(state["ledger"], lost)
         self._ask_for_proof()
         self.factor = state["factor"]
         self._plateau = PlateauState(**state["plateau"])
@@ -312,9 +442,23 @@ class Run:
 
     # The hooks
 
+    def _bind(self) -> None:
+        """Let the schedule now in force turn the optimizers."""
+        for handle in self._handles:
+            handle.remove()
+        self._driver = self._choose_driver()
+        curves = dict(self.schedule.drives) if isinstance(self.schedule, Schedule) else {}
+        for knobs in self._knobs:
+            knobs.curves = curves
+        last = self._knobs[-1].optimizer
+        self._handles = [k.optimizer.register_step_pre_hook(_eager(self._setter(k), k.optimizer)) for k in self._knobs]
+        self._handles.append(last.register_step_post_hook(_eager(self._counter(), last)))
+
     def _choose_driver(self) -> Callable[[], float]:
         """The function that gives the factor now: a pure function of the ledger, but for drop-on-plateau."""
-        ledger, schedule = self.ledger, self.schedule
+        ledger, schedule, trace = self.ledger, self.schedule, self._trace
+        if trace is not None:
+            return lambda: trace[min(ledger.steps, len(trace) - 1)][1]
         if isinstance(schedule, Plateau):
             return lambda: self._plateau.factor
         if isinstance(schedule, Over):
@@ -330,7 +474,9 @@ class Run:
         return warming
 
     def _position(self) -> float:
-        """Progress through what the schedule spans: the budget, or a horizon of its own."""
+        """Progress through what the schedule spans: the budget, a horizon of its own, or another run's."""
+        if self._trace is not None:
+            return self._trace[self.ledger.steps][0] if self.ledger.steps < len(self._trace) else 1.0
         if not isinstance(self.schedule, Over):
             return self.ledger.progress
         horizon = self._phases[0]
@@ -340,7 +486,8 @@ class Run:
         """The pre-step hook of one optimizer: the rate of the update about to happen."""
         ledger, driver, schedule, curves = self.ledger, self._driver, self.schedule, knobs.curves
         # The common case, one schedule of p and nothing else, is asked without a function in between.
-        simple = isinstance(schedule, Schedule) and not isinstance(schedule, Over | Warmup)
+        simple = isinstance(schedule, Schedule) and absolute_warmup(schedule) is None and not isinstance(schedule, Over)
+        simple = simple and self._trace is None
         formula: Callable[[float], float] = schedule.factor if simple else lambda _: driver()  # type: ignore[union-attr]
 
         def set_rates(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -362,20 +509,18 @@ class Run:
 
     def _counter(self) -> Hook:
         """The post-step hook of the last optimizer: one update happened."""
-        ledger, update, pipeline = self.ledger, self.ledger.update, self._pipeline
-        samples, tokens = self._per_step
+        ledger, update, pipeline, tally = self.ledger, self.ledger.update, self._pipeline, self._tally
+        samples, tokens, flops = tally.per_step
 
         def count(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             if pipeline is not None and not pipeline.happened(optimizer):
                 return
             if ledger.ended_by is not None:
                 self._warn_of_waste()
-            if self._pending:
-                update(samples + self._samples, tokens + self._tokens)
-                self._samples = self._tokens = 0.0
-                self._pending = False
+            if tally.said:
+                update(*tally.take())
             else:
-                update(samples, tokens)
+                update(samples, tokens, flops)
             if ledger.ended_by is not None:
                 self._hold_end()
             elif self._unproven:
@@ -398,15 +543,12 @@ class Run:
         if self._starter is not None:
             self._starter.remove()  # the clock has started
         spent = self.ledger.spent()
-        for resource, how in (("samples", "samples_per_step=, use run.over(loader) or call run.count(samples=...)"),
-                              ("tokens", "tokens_per_step= or call run.count(tokens=...)")):  # fmt: skip
-            if self._counts(resource) and spent.get(resource, 0) == self._spent_before.get(resource, 0):
+        for resource, how in _HOW_TO_COUNT.items():
+            counted = any(cap.resource == resource for cap in (*self._caps, *self._phases))
+            if counted and spent.get(resource, 0) == self._spent_before.get(resource, 0):
                 raise BudgetError(
                     f"budget '{self.budget}', schedule '{self.schedule}': the first update spent no {resource}; pass {how}"
                 )
-
-    def _counts(self, resource: str) -> bool:
-        return any(cap.resource == resource for cap in (*self._caps, *self._phases))
 
     def _warn_of_waste(self) -> None:
         if not self._wasted:
@@ -437,13 +579,18 @@ class Summary:
     ended_by: str | None
     activities: dict[str, float]
     anchor: str | float
+    interrupted: str | None = None
 
     def __str__(self) -> str:
         spent = [f"{int(self.spent['steps']):,} updates"]
         spent += [f"{int(self.spent[name]):,} {name}" for name in ("samples", "tokens") if self.spent.get(name)]
+        units = {"flops": "FLOP", "joules": "J"}
+        spent += [f"{self.spent[name]:.3g} {unit}" for name, unit in units.items() if self.spent.get(name)]
         spent.append(format_seconds(self.spent["seconds"]))
         others = "".join(f", of which {name} {format_seconds(seconds)}" for name, seconds in self.activities.items())
         state = f"ended by {self.ended_by}" if self.ended_by else f"at p = {self.progress:.4f}"
+        if self.interrupted and not self.ended_by:
+            state = f"interrupted by {self.interrupted} {state}"
         return (
             f"budget {self.budget}, schedule {self.schedule}: {state} after {', '.join(spent)}{others}; "
             f"the last update ran at {self.last_factor:.3g} of the base rate"
@@ -456,6 +603,10 @@ def _unwrapped(optimizer: Optimizer) -> Optimizer:
     if isinstance(inner, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
         return _unwrapped(inner)
     return optimizer
+
+
+def _device(optimizer: Optimizer) -> torch.device:
+    return next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
 
 
 def _elapsed(anchor: str | float) -> float:
@@ -491,14 +642,6 @@ def _amounts(caps: Iterable[tuple[str, float]]) -> str:
     )
 
 
-def _require_measurable(caps: Iterable[Cap]) -> None:
-    for cap in caps:
-        if cap.resource in ("flops", "joules"):
-            raise BudgetError(
-                f"budget '{cap.limit}' is understood but cannot be measured yet; give steps, epochs, samples, tokens, time or money"
-            )
-
-
 def _require_room(warmup: Iterable[Cap], caps: Iterable[Cap]) -> None:
     for ramp in warmup:
         for cap in caps:
@@ -506,13 +649,3 @@ def _require_room(warmup: Iterable[Cap], caps: Iterable[Cap]) -> None:
                 raise BudgetError(
                     f"warm-up '{ramp.limit}' leaves nothing of budget '{cap.limit}' to decay over; shorten it, or give it as a share such as 5%"
                 )
-
-
-def _batch_size(batch: Any) -> int:
-    """Samples in a batch: the length of the first tensor found in it."""
-    if isinstance(batch, torch.Tensor):
-        return len(batch) if batch.ndim else 0
-    for part in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ():
-        if size := _batch_size(part):
-            return size
-    return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -37,27 +36,34 @@ class Evaluations:
 
     def due(self, run: Run) -> bool:
         """Whether a point was crossed, other than the end, and there is time for an evaluation."""
-        point = int(run.progress * self.points + 1e-9)
+        point = self._point(run)
         if point <= self.passed or point >= self.points:
             return False
-        self.passed = point
         evaluation = run.ledger.activities.get("evaluation")
         if evaluation is None or not run.ledger.timed:
             return True
-        affordable = evaluation.seconds + max(evaluation.recent) <= _SHARE * run.ledger.seconds
-        self.skipped += not affordable
-        return affordable
+        if evaluation.seconds + max(evaluation.recent) <= _SHARE * run.ledger.seconds:
+            return True
+        self.passed, self.skipped = point, self.skipped + 1
+        return False
+
+    def took(self, run: Run) -> None:
+        """One was made where the run stands: until the next point none is due."""
+        self.passed = self._point(run)
 
     def to_come(self, run: Run) -> int:
         """How many more there will be after one now, the last one included, as far as there is time for them."""
-        left = self.points - self.passed
+        left = self.points - self._point(run)
         evaluation = run.ledger.activities.get("evaluation")
         if run.ledger.timed:
             if evaluation is None or not evaluation.count:
                 return 1  # what one costs is known after it: slow ones that are kept time for would end the run at once
-            seconds = run.remaining.get("seconds", math.inf)
-            left = min(left, 1 + int(_SHARE * seconds / max(*evaluation.recent, 1e-6)))
+            seconds = run.ledger.seconds_left()
+            left = min(left, 1 + int(_SHARE * (seconds or 0.0) / max(*evaluation.recent, 1e-6)))
         return max(1, left)
+
+    def _point(self, run: Run) -> int:
+        return int(run.progress * self.points + 1e-9)
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -11,11 +11,12 @@ import torch
 
 from ..core.budget import Budget
 from ..core.clock import process_age
+from ..core.control import hold
 from ..core.errors import BudgetError, Interrupted
 from ..core.record import RunFolder, Spec
-from . import checkpoint
-from .process import Signals, determinism
-from .session import Result, Row, Session
+from ..core.signals import Caught, Signals
+from .process import determinism
+from .session import Circumstances, Result, Row, Session
 from .task import Task
 
 
@@ -28,11 +29,11 @@ def fit(
     device: str | None = None,
     anchor: str = "now",
     reserve: float = 0.0,
+    save_every: float = 300.0,
     picture: Callable[[RunFolder], None] | None = None,
-    resume: bool = False,
     change: Budget | None = None,
 ) -> Generator[Row, None, Result]:
-    """Train a task under a budget.
+    """Train a task under a budget, or go on where its folder's last checkpoint is.
 
     Args:
         task: what to train.
@@ -42,9 +43,9 @@ def fit(
         device: where to train; the first GPU, or the CPU.
         anchor: what seconds count from: `now` (this call) or `process` (its start).
         reserve: seconds kept for what the caller does after the last row.
+        save_every: seconds without a checkpoint at most, which is what a kill can cost.
         picture: draws the run's curve from its folder; timed, and kept in reserve.
-        resume: go on from the folder's last checkpoint.
-        change: on resume, the budget that replaces the old one.
+        change: the budget that replaces the one in force.
 
     Yields:
         Rows: steps, samples, seconds, progress, factor, lr, loss, and the metric where it was taken.
@@ -53,35 +54,36 @@ def fit(
         The result that is also in `result.json`.
 
     Raises:
-        BudgetError: where the budget cannot be kept, or leaves no room for one update.
+        BudgetError: where the budget cannot be kept, or leaves no room for one update and the last evaluation.
+        RunFolderError: where another process trains the run, or no checkpoint in its folder is whole.
         NonFiniteLoss: where the loss becomes NaN or infinite; the last checkpoint is from before that.
-        Interrupted: after a signal; the last checkpoint is from then.
+        Interrupted: after SIGINT, SIGTERM or SIGUSR1; the last checkpoint is from then.
     """
     began = time.monotonic() - (process_age() if anchor == "process" else 0.0)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    saved = checkpoint.load(folder.path / "last.pt", place) if resume else None
-    with determinism(spec.deterministic):
-        session = Session.start(task, spec, folder, root, place, began, reserve, picture, saved, change)
+    with hold(folder.path), determinism(spec.deterministic), Signals() as signals:
+        given = Circumstances(root, place, began, reserve, save_every, picture, change, signals)
+        try:
+            with signals.at_once:
+                session = Session.start(task, spec, folder, given)
+        except Caught as signal:
+            raise Interrupted(f"{signal}: stopped while setting up; nothing is lost, and nothing was trained") from None
         run = session.run
-        with Signals() as signals:
+        try:
             if session.evaluations.due(run):  # a signal came before it
                 yield session.evaluate()
             for batch in session.batches():
                 session.update(batch)
-                if signals.caught:
-                    session.row()
-                    session.save()
-                    raise Interrupted(
-                        f"{signals.caught}: stopped after update {run.ledger.steps} and saved; "
-                        f"go on with: budgeted train --resume {shlex.quote(str(folder.path))}"
-                    )
                 if run.done:
                     break
                 if session.evaluations.due(run):
                     yield session.evaluate()
-                elif session.save_due():
-                    session.save()
                 elif session.row_due():
+                    yield session.row()
+                if session.save_due():
+                    session.save()
+                if session.somebody_may_look():
+                    session.hear()
                     yield session.row()
             if not run.ledger.steps:
                 raise BudgetError(
@@ -89,5 +91,12 @@ def fit(
                 )
             last = session.finish()
             yield last
-        run.close()
-        return session.result(last)
+            return session.result(last)
+        except Caught as signal:
+            session.save(last=True)
+            raise Interrupted(
+                f"{signal}: stopped after update {run.ledger.steps} and saved; "
+                f"go on with: budgeted train --resume {shlex.quote(str(folder.path))}"
+            ) from None
+        finally:
+            session.close()

@@ -54,3 +54,12 @@ class Losses:
     def restart(self) -> None:
         """Begin the next mean."""
         self._sum, self._count = 0.0, 0
+
+    def state_dict(self) -> dict[str, float]:
+        """The sum and the number of losses since the last restart."""
+        self.check()
+        return {"sum": self._sum, "count": self._count}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on from a state."""
+        self._sum, self._count = state["sum"], int(state["count"])

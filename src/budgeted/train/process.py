@@ -1,10 +1,10 @@
-"""What the loop asks of the process around it: signals as a flag, and exact repetition."""
+"""What the loop asks of the process around it: randomness that can be put back, and exact repetition."""
 
 from __future__ import annotations
 
 import os
-import signal
-import threading
+import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,27 +12,48 @@ from typing import Any
 import torch
 
 
-class Signals:
-    """SIGINT and SIGTERM become a flag that is read between updates; a second one interrupts at once."""
+def seed(number: int) -> None:
+    """Seed every generator that a task may draw from: torch's, Python's and NumPy's."""
+    torch.manual_seed(number)
+    random.seed(number)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(number)
 
-    def __init__(self) -> None:
-        self.caught: str | None = None
-        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._catch)
-        return self
+def random_state() -> dict[str, Any]:
+    """Where those generators stand, as tensors, numbers and text."""
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "python": random.getstate(),
+    }
+    if numpy := sys.modules.get("numpy"):
+        kind, keys, *rest = numpy.random.get_state()
+        state["numpy"] = (kind, torch.from_numpy(keys.astype("int64")), *rest)
+    return state
 
-    def _catch(self, number: int, frame: object) -> None:
-        if self.caught is not None:
-            raise KeyboardInterrupt
-        self.caught = signal.Signals(number).name
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put them back."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
+    random.setstate(state["python"])
+    if "numpy" in state:
+        import numpy
+
+        kind, keys, *rest = state["numpy"]
+        numpy.random.set_state((kind, keys.cpu().numpy().astype("uint32"), *rest))
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Whatever is drawn inside, training goes on as if it had not been."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(before)
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,23 +17,29 @@ import torch
 from torch import nn
 
 from ..core.budget import Budget
-from ..core.errors import RunFolderError, ScheduleError, TaskError
-from ..core.record import ROW, RunFolder, Spec, machine
+from ..core.control import Desk, Request
+from ..core.errors import BudgetedError, BudgetError, BudgetWarning, RunFolderError, ScheduleError, TaskError
+from ..core.record import ROW, RowLog, RunFolder, Spec, machine
 from ..core.schedule import Plateau
+from ..core.signals import Signals
+from ..core.text import format_duration, format_seconds
+from ..core.trace import Trace, TraceWriter
 from . import checkpoint
 from .attach import Run, attach
+from .averaging import Averaged, read_average
 from .data import Batch
 from .evaluation import Evaluations, has_batch_norm, with_fresh_statistics
 from .losses import Losses
-from .precision import Choice, Precision, fastest, named
+from .precision import Choice, Precision, batch_seconds, fastest, named
+from .process import random_state, random_state_kept, seed, set_random_state
+from .schedule_free import enter_training, evaluation_mode
 from .task import Data, Task
 
 Row = dict[str, Any]
 Result = dict[str, Any]
 
 _LOGGED_ROWS = 500  # over the whole budget
-_LIVE_SECONDS = 0.2  # between rows that are only shown
-_SAVE_SECONDS = 300.0  # without a checkpoint at most
+_LIVE_SECONDS = 0.2  # between rows that are only shown, and between looks at what is asked
 _EXTRA_SHARE = 0.1  # of the seconds left that refreshing and drawing at the end may each take
 _REFRESH_BATCHES = 16  # that batch norm's statistics are taken from at the end
 
@@ -44,6 +52,28 @@ class Best:
     steps: int = 0
     progress: float = 0.0
 
+    def note(self, task: str) -> checkpoint.Note:
+        """What is written beside the weights that it was reached with."""
+        return {"task": task, "value": repr(self.value), "steps": str(self.steps), "progress": repr(self.progress)}
+
+    @classmethod
+    def noted(cls, note: checkpoint.Note) -> Best:
+        return cls(float(note["value"]), int(note["steps"]), float(note["progress"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What does not define a run: where and when it is trained, and who looks on."""
+
+    root: Path | None
+    device: torch.device
+    began: float  # on the monotonic clock
+    reserve: float
+    save_every: float
+    picture: Callable[[RunFolder], None] | None
+    change: Budget | None
+    signals: Signals
+
 
 @dataclass(slots=True)
 class Session:
@@ -52,71 +82,115 @@ class Session:
     task: Task
     spec: Spec
     folder: RunFolder
+    circumstances: Circumstances
     data: Data
     model: nn.Module
     optimizer: torch.optim.Optimizer
     run: Run
     precision: Precision
-    device: torch.device
     evaluations: Evaluations
-    picture: Callable[[RunFolder], None] | None
-    began: float  # on the monotonic clock
+    averaged: Averaged | None
+    rows: RowLog
+    trace: TraceWriter
+    saver: checkpoint.Saver
+    desk: Desk
     best: Best = field(default_factory=Best)
     losses: Losses = field(default_factory=Losses)
     left_out: list[str] = field(default_factory=list)  # extras at the end, for want of time
-    saved: float = field(default_factory=time.monotonic)
+    finished: Row | None = None  # the last row, once training and its last evaluation are over
+    saved_at: float = field(default_factory=time.monotonic)
     logged: int = 0
-    shown: float = 0.0
+    looked: float = 0.0  # when somebody outside was last thought of
 
     @classmethod
-    def start(
-        cls,
-        task: Task,
-        spec: Spec,
-        folder: RunFolder,
-        root: Path | None,
-        device: torch.device,
-        began: float,
-        reserve: float,
-        picture: Callable[[RunFolder], None] | None,
-        saved: dict[str, Any] | None,
-        change: Budget | None,
-    ) -> Session:
-        """Data, model, optimizer and budget, as the spec has them, or as a checkpoint left them."""
-        torch.manual_seed(spec.seed)
-        data, model = task.data(root, device), task.model()
-        choice = _choose_precision(task, spec, data, model, device, saved)
-        precision = choice.precision
-        torch.set_num_threads(choice.threads)
-        model = precision.place(model, device)
+    def start(cls, task: Task, spec: Spec, folder: RunFolder, given: Circumstances) -> Session:
+        """Data, model, optimizer and budget, as the spec has them, or as the last checkpoint left them."""
+        saved, trouble = checkpoint.latest(folder.path, given.device)
+        if trouble is not None:
+            warnings.warn(trouble, BudgetWarning, stacklevel=2)
+        folder.sweep()
+        lost = _seconds_lost(folder, saved)
+        seed(spec.seed)
+        data, model = task.data(given.root, given.device), task.model()
+        choice = _choose_precision(task, spec, data, model, given.device, saved)
+        replayed = Trace.read(folder.path / "replay.bin") if spec.replay else None
+        torch.set_num_threads(folder.read("replay")["threads"] if replayed else choice.threads)
+        model = choice.precision.place(model, given.device)
         optimizer = task.optimizer(model)
         run = attach(
             optimizer,
-            change or (saved["run"]["budget"] if saved else spec.budget),
-            spec.schedule,
+            given.change or (saved["run"]["budget"] if saved else folder.budget),
+            saved["run"]["schedule"] if saved else spec.schedule,
             steps_per_epoch=len(data.train),
             full=task.full_budget,
-            anchor=time.monotonic() - began,
-            reserve=reserve,
+            tokens_in=getattr(task, "tokens", None),
+            anchor=time.monotonic() - given.began + (lost if saved is None else 0.0),
+            reserve=given.reserve,
         )
         _require_mode(run.schedule, task)
-        evaluations = Evaluations.of(run, len(data.train), spec.evaluations)
-        session = cls(task, spec, folder, data, model, optimizer, run, precision, device, evaluations, picture, began)
+        enter_training(optimizer)
+        if replayed is not None:
+            run.follow(replayed)
+        session = cls(
+            task,
+            spec,
+            folder,
+            given,
+            data,
+            model,
+            optimizer,
+            run,
+            choice.precision,
+            Evaluations.of(run, len(data.train), spec.evaluations),
+            read_average(spec.average).start(model) if spec.average else None,
+            RowLog(folder, saved["rows"] if saved else 0),
+            _trace(folder, int(saved["run"]["ledger"]["spent"]["steps"]) if saved else 0),
+            checkpoint.Saver(folder.path),
+            Desk(folder.path),
+        )
+        session.desk.clear()
         if saved is None:
-            folder.write("environment", _environment(device, choice))
+            folder.write("environment", _environment(given.device, choice))
+            session._require_time(choice)
         else:
-            session._restore(saved, change is not None)
-            if change is not None:
-                folder.write("budget", {"budget": str(change)})
+            session._restore(saved, lost)
+        if given.change is not None:
+            session._record_budget()
         return session
+
+    def _require_time(self, choice: Choice) -> None:
+        """Refuse a budget in time that cannot hold one update and the last evaluation."""
+        ledger, train = self.run.ledger, self.data.train
+        if not ledger.timed:
+            return
+        batch, device = next(train.epoch(self.spec.seed, 0)), self.circumstances.device
+        update = choice.batch_seconds or batch_seconds(choice.precision, self.model, batch, self.task.loss, device)
+        # A forward pass costs about a third of an update.
+        evaluation = update / 3 * getattr(self.data.validation, "samples", 0) / max(1, len(batch.targets))
+        left = ledger.seconds_left()
+        if left is not None and left < update + evaluation:
+            needed = format_duration(math.ceil(ledger.seconds + update + evaluation))
+            raise BudgetError(
+                f"budget '{self.run.budget}' is too small: {format_seconds(left)} of it are left after "
+                f"{format_seconds(ledger.seconds)} of set-up; one update takes about {format_seconds(update)} and the "
+                f"last evaluation about {format_seconds(evaluation)}. Give at least {needed}"
+            )
+        if evaluation:
+            ledger.expect("evaluation", evaluation)
 
     # Training
 
     def batches(self) -> Iterator[Batch]:
         """Batches until the budget ends, from where so many updates have led."""
+        at_once = self.circumstances.signals.at_once
         epoch, first = divmod(self.run.ledger.steps, len(self.data.train))
         while not self.run.done:
-            for batch in self.data.train.epoch(self.spec.seed, epoch, first):
+            batches = self.data.train.epoch(self.spec.seed, epoch, first)
+            while True:
+                with at_once:  # a signal need not wait for slow data
+                    batch = next(batches, None)
+                if batch is None:
+                    break
                 yield self.precision.prepare(batch)
                 if self.run.done:
                     return
@@ -124,76 +198,87 @@ class Session:
 
     def update(self, batch: Batch) -> None:
         """One update: its rate is set and it is counted in the optimizer's hooks."""
+        run, position = self.run, self.run.progress
         self.model.train()
-        self.run.count(samples=len(batch.targets))
-        with self.precision.autocast(self.device):
-            loss = self.task.loss(self.model, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.losses.add(loss.detach(), self.run.ledger.steps)
-        if self.run.ledger.steps == 3:
-            self._forecast()
-
-    def _forecast(self) -> None:
-        """Before the first evaluation: a forward pass costs about a third of an update."""
-        samples, batch_size = getattr(self.data.validation, "samples", 0), getattr(self.data.train, "batch_size", 0)
-        seconds = self.run.ledger.update_seconds
-        if samples and batch_size and seconds and "evaluation" not in self.run.ledger.activities:
-            self.run.ledger.expect("evaluation", seconds / 3 * samples / batch_size)
+        with run.counted(batch):
+            with self.precision.autocast(self.circumstances.device):
+                loss = self.task.loss(self.model, batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+        self.trace.add(position, run.factor)
+        if self.averaged is not None:
+            self.averaged.update(run.progress)
+        self.losses.add(loss.detach(), run.ledger.steps)
 
     # Evaluation
 
     def evaluate(self) -> Row:
         """An evaluation on the way; the first one also finds out what refreshing, saving and drawing cost at the end."""
         with self.run.measure("evaluation", self.evaluations.to_come(self.run)):
-            figures = self._judge(self.model)
+            figures, candidates = self._judge_all()
+        self.evaluations.took(self.run)
         self.run.report(figures[self.task.metric])
         first = self.best.value is None
         if first and self._refreshes():
             with self.run.measure("refresh", 1):
-                fresh = self._judge(self._refreshed())
+                fresh = self._judge(self._refreshed(self.model))
             figures |= {f"{name}_refreshed": value for name, value in fresh.items()}
             self._afford("refresh")
         row = self.row(figures)
-        self._keep_best(self.model, figures[self.task.metric])
+        self._keep_best(candidates)
         self.save()
         if first:
             self._draw(more=1)
             self._afford("picture")
         return row
 
-    def _afford(self, extra: str) -> None:
-        """Give up an extra at the end, and what is kept in reserve for it, where it would cost too much of the training."""
-        ledger = self.run.ledger
-        if ledger.timed and extra in ledger.activities:
-            seconds = max(ledger.activities[extra].recent)
-            if seconds > _EXTRA_SHARE * (self.run.remaining.get("seconds", 0.0) + seconds):
-                ledger.forgo(extra)
-                self.left_out.append(extra)
-
     def finish(self) -> Row:
         """The last evaluation, with batch norm as training left it and refreshed; the better one is the outcome."""
+        if self.finished is not None:  # the run was stopped after its last checkpoint
+            return self.finished
+        metric = self.task.metric
         with self.run.measure("evaluation", 0):
-            figures, outcome = self._judge(self.model), self.model
+            figures, candidates = self._judge_all()
         if self._refreshes() and "refresh" not in self.left_out:
             with self.run.measure("refresh", 0):
-                fresh = self._refreshed()
+                fresh = self._refreshed(self.model)
                 other = self._judge(fresh)
             figures |= {f"{name}_raw": figures[name] for name in other}
-            if self._better(other[self.task.metric], figures[self.task.metric]):
-                figures, outcome = figures | other, fresh
+            if self._better(other[metric], figures[metric]):
+                figures |= other
+            candidates.append((other[metric], fresh))
+        for value, _ in candidates:
+            if self._better(value, figures[metric]):  # the average's
+                figures[metric] = value
         row = self.row(figures)
-        self._keep_best(outcome, figures[self.task.metric])
-        self.save()
+        self._keep_best(candidates)
+        self.finished = row
+        self.save(last=True)
         if "picture" not in self.left_out:
             self._draw(more=0)
         return row
 
+    def _judge_all(self) -> tuple[dict[str, float], list[tuple[float, nn.Module]]]:
+        """The figures of the weights as they are, their average's beside them, and the models by the metric."""
+        figures = self._judge(self.model)
+        candidates = [(figures[self.task.metric], self.model)]
+        if self.averaged is not None:
+            averaged = self.averaged.model()
+            if has_batch_norm(averaged):  # its statistics belong to other weights
+                averaged = self._refreshed(averaged)
+            other = self._judge(averaged)
+            figures |= {f"{name}_average": value for name, value in other.items()}
+            candidates.append((other[self.task.metric], averaged))
+        return figures, candidates
+
     def _judge(self, model: nn.Module) -> dict[str, float]:
-        model.eval()
-        with torch.inference_mode(), self.precision.autocast(self.device):
-            figures = {name: float(value) for name, value in self.task.evaluate(model, self.data.validation).items()}
+        given = self.circumstances
+        with given.signals.at_once, random_state_kept(), evaluation_mode(self.optimizer):
+            model.eval()
+            with torch.inference_mode(), self.precision.autocast(given.device):
+                found = self.task.evaluate(model, self.data.validation)
+                figures = {name: float(value) for name, value in found.items()}
         if self.task.metric not in figures:
             raise TaskError(
                 f"evaluate() of task '{self.spec.task}' gave {', '.join(figures) or 'nothing'}; its metric is '{self.task.metric}'"
@@ -207,33 +292,49 @@ class Session:
     def _refreshes(self) -> bool:
         return self.spec.refresh and has_batch_norm(self.model)
 
-    def _refreshed(self) -> nn.Module:
-        some = itertools.islice(self.data.train.epoch(self.spec.seed, -1), _REFRESH_BATCHES)
-        return with_fresh_statistics(
-            self.model, map(self.precision.prepare, some), self.precision.autocast(self.device)
-        )
+    def _refreshed(self, model: nn.Module) -> nn.Module:
+        given = self.circumstances
+        with given.signals.at_once, random_state_kept(), evaluation_mode(self.optimizer):
+            some = itertools.islice(self.data.train.epoch(self.spec.seed, -1), _REFRESH_BATCHES)
+            return with_fresh_statistics(
+                model, map(self.precision.prepare, some), self.precision.autocast(given.device)
+            )
 
     def _better(self, value: float, than: float) -> bool:
         if math.isnan(than):
             return not math.isnan(value)
         return value > than if self.task.maximize else value < than
 
-    def _keep_best(self, model: nn.Module, value: float) -> None:
-        if self.best.value is None or self._better(value, self.best.value):
-            self.best = Best(value, self.run.ledger.steps, self.run.progress)
-            note = {"task": self.spec.task, self.task.metric: repr(value)}
-            with self.run.measure("checkpoint", 2):
-                checkpoint.save_weights(self.folder.path / "best.safetensors", model, note)
+    def _keep_best(self, candidates: Iterable[tuple[float, nn.Module]]) -> None:
+        """Have the weights of the best candidate written with the next checkpoint, if they are the best so far."""
+        for value, model in candidates:
+            if self.best.value is None or self._better(value, self.best.value):
+                self.best = Best(value, self.run.ledger.steps, self.run.progress)
+                with evaluation_mode(self.optimizer):
+                    self.saver.keep_best(model, self.best.note(self.spec.task))
+
+    def _afford(self, extra: str) -> None:
+        """Give up an extra at the end, and what is kept in reserve for it, where it would cost too much of the training."""
+        ledger = self.run.ledger
+        if ledger.timed and extra in ledger.activities:
+            seconds = max(ledger.activities[extra].recent)
+            if seconds > _EXTRA_SHARE * ((ledger.seconds_left() or 0.0) + seconds):
+                ledger.forgo(extra)
+                self.left_out.append(extra)
 
     # Record
 
-    def row_due(self) -> bool:
-        """Whether a moment to log was crossed, or somebody may be watching."""
+    def somebody_may_look(self) -> bool:
+        """Whether so long has passed that whoever watches, or asks something from another terminal, is due."""
         now = time.monotonic()
-        if self._moment() <= self.logged and now - self.shown < _LIVE_SECONDS:
+        if now - self.looked < _LIVE_SECONDS:
             return False
-        self.shown = now
+        self.looked = now
         return True
+
+    def row_due(self) -> bool:
+        """Whether a moment to log was crossed."""
+        return self._moment() > self.logged
 
     def _moment(self) -> int:
         """Counted over what is spent: progress would wait for a warm-up of absolute length."""
@@ -258,37 +359,91 @@ class Session:
         if figures or moment > self.logged:
             self.logged = moment
             self.losses.restart()
-            self.folder.append(row)
+            self.rows.append(row)
         return row
+
+    # Requests from other terminals
+
+    def hear(self) -> None:
+        """Take up what was asked of this run while it trains."""
+        while (request := self.desk.poll()) is not None:
+            try:
+                answer = self._grant(request)
+            except BudgetedError as error:
+                self.desk.refuse(request, str(error))
+            else:
+                self._record_budget()
+                self.desk.answer(request, answer)
+
+    def _grant(self, request: Request) -> str:
+        run, asked = self.run, request.fields
+        if request.kind == "extend":
+            before = run.budget
+            if asked.get("by") is not None:
+                run.extend(by=str(asked["by"]))
+            else:
+                run.extend(str(asked["to"]))
+            return f"the budget was '{before}' and is now '{run.budget}'; the decay bends from {run.progress:.1%} of the way to the new end"
+        if request.kind == "stop":
+            cooldown = asked.get("cooldown")
+            run.stop_in(str(asked["in"]), "auto" if cooldown is None else str(cooldown))
+            return (
+                f"the budget is now '{run.budget}', the schedule '{run.schedule}': the rate is brought down by its end"
+            )
+        raise BudgetError(f"'{request.kind}' is not something that can be asked of a run; it is extend or stop")
+
+    def _record_budget(self) -> None:
+        self.folder.write("budget", {"budget": str(self.run.budget), "schedule": str(self.run.schedule)})
+
+    # Checkpoints
 
     def save_due(self) -> bool:
         """Whether so long passed without a checkpoint that a kill would lose too much."""
-        return time.monotonic() - self.saved > _SAVE_SECONDS
+        return time.monotonic() - self.saved_at > self.circumstances.save_every
 
-    def save(self) -> None:
-        """Everything that a resume needs; nothing that is not finite."""
-        self.saved = time.monotonic()
+    def save(self, *, last: bool = False) -> None:
+        """Everything that a resume needs; nothing that is not finite.
+
+        Before the last one a disk that refuses it is no reason to stop: that is said, and training goes on.
+
+        Raises:
+            RunFolderError: where the last one cannot be written.
+        """
+        self.saved_at = time.monotonic()
+        beside = self.saver.beside and not last
         self.losses.check()
-        with self.run.measure("checkpoint", 2):
-            checkpoint.save(
-                self.folder.path / "last.pt",
-                {
-                    "run": self.run.state_dict(),
-                    "model": self.model.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "precision": self.precision.name,
-                    "threads": torch.get_num_threads(),
-                    "random": torch.get_rng_state(),
-                    "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                    "best": asdict(self.best),
-                    "evaluations": asdict(self.evaluations),
-                    "left_out": self.left_out,
-                    "logged": self.logged,
-                },
-            )
+        try:
+            with self.run.measure(*(("snapshot", None) if beside else ("checkpoint", 1))):
+                self.rows.sync()
+                self.trace.flush()
+                self.saver.save(self._state(), beside=beside)
+        except RunFolderError as error:
+            if last:
+                raise
+            warnings.warn(f"no checkpoint at update {self.run.ledger.steps}: {error}", BudgetWarning, stacklevel=2)
+        if beside:
+            self.run.ledger.expect("checkpoint", self.saver.seconds)
 
-    def _restore(self, saved: dict[str, Any], change: bool) -> None:
-        self.run.load_state_dict(saved["run"], change=change)
+    def _state(self) -> dict[str, Any]:
+        return {
+            "run": self.run.state_dict(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.averaged.state_dict() if self.averaged is not None else None,
+            "precision": self.precision.name,
+            "threads": torch.get_num_threads(),
+            "random": random_state(),
+            "losses": self.losses.state_dict(),
+            "best": asdict(self.best),
+            "evaluations": asdict(self.evaluations),
+            "left_out": self.left_out,
+            "rows": self.rows.count,
+            "logged": self.logged,
+            "finished": self.finished,
+        }
+
+    def _restore(self, saved: dict[str, Any], lost: float) -> None:
+        self.run.load_state_dict(saved["run"], change=self.circumstances.change is not None, lost=lost)
         try:
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -297,26 +452,47 @@ class Session:
             raise RunFolderError(
                 f"the checkpoint in '{self.folder.path}' is of another model or optimizer than the task now has ({reason})"
             ) from error
-        torch.set_rng_state(saved["random"].cpu())
-        if saved["random_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([state.cpu() for state in saved["random_cuda"]])
-        self.best = Best(**saved["best"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(saved["average"])
+        set_random_state(saved["random"])
+        self.losses.load_state_dict(saved["losses"])
+        self.best = self._best_on_disk(Best(**saved["best"]))
         self.evaluations = Evaluations(**saved["evaluations"])
         self.left_out = list(saved["left_out"])
         self.logged = min(saved["logged"], self._moment())  # an extension makes the spent share smaller
-        self.folder.truncate_rows(self.run.ledger.steps)
+        self.finished = saved["finished"]
+        if lost:
+            self.save()  # the rows that tell of it are gone, and another kill must not lose count of it
+
+    def _best_on_disk(self, saved: Best) -> Best:
+        """The best as the file of its weights has it: an evaluation after the checkpoint may have written it."""
+        path = self.folder.path / checkpoint.BEST
+        if saved.value is None and not path.exists():
+            return saved
+        try:
+            return Best.noted(checkpoint.read_weights(path)[1])
+        except (RunFolderError, KeyError, ValueError) as error:
+            warnings.warn(f"{error}; the best weights are chosen anew from here on", BudgetWarning, stacklevel=2)
+            return Best()
 
     def _draw(self, more: int) -> None:
-        if self.picture is not None:
-            with self.run.measure("picture", more):
-                self.picture(self.folder)
+        if self.circumstances.picture is not None:
+            with self.run.measure("picture", more), contextlib.suppress(RunFolderError):  # the rows have what it shows
+                self.circumstances.picture(self.folder)
+
+    def close(self) -> None:
+        """Finish what is being written, and let go of the optimizer."""
+        with contextlib.suppress(RunFolderError):  # whoever needs them written has asked before
+            self.saver.wait()
+            self.trace.close()
+        self.run.close()
 
     def result(self, last: Row) -> Result:
         """The figures at the end, written to the folder."""
         run, metric = self.run, self.task.metric
         result = {
             "task": self.spec.task,
-            "schedule": self.spec.schedule,
+            "schedule": str(run.schedule),
             "budget": str(run.budget),
             "seed": self.spec.seed,
             "spent": {name: int(v) if v == int(v) else v for name, v in run.ledger.spent().items()},
@@ -331,11 +507,33 @@ class Session:
             "left_out": self.left_out,
             "overrun_seconds": round(run.ledger.overrun(), 4),
             "within_warmup": run.ledger.within_warmup,
-            "wall_seconds": round(time.monotonic() - self.began, 4),
+            "wall_seconds": round(time.monotonic() - self.circumstances.began, 4),
             "run_dir": str(self.folder.path),
         }
         self.folder.write("result", result)
         return result
+
+
+def _seconds_lost(folder: RunFolder, saved: dict[str, Any] | None) -> float:
+    """Seconds that were spent after the checkpoint, as far as a row tells: what was spent stays spent."""
+    undone = itertools.islice(folder.rows(), saved["rows"] if saved else 0, None)
+    kept = saved["run"]["ledger"]["spent"]["seconds"] if saved else 0.0
+    return max(0.0, *(float(row["seconds"]) - kept for row in undone), 0.0)
+
+
+def _trace(folder: RunFolder, steps: int) -> TraceWriter:
+    """The trace up to an update. A run whose trace is damaged goes on all the same, but cannot be replayed."""
+    path = folder.path / "trace.bin"
+    try:
+        trace = TraceWriter(path)
+        trace.truncate(steps)
+    except RunFolderError as error:
+        if not path.exists() or path.stat().st_size == 0:
+            raise
+        warnings.warn(f"{error}; it goes on, but cannot be replayed", BudgetWarning, stacklevel=2)
+        path.rename(path.with_name("trace.damaged"))
+        trace = TraceWriter(path)
+    return trace
 
 
 def _require_mode(schedule: object, task: Task) -> None:

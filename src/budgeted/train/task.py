@@ -58,6 +58,10 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The scalar training loss of a batch."""
 
+    def tokens(self, batch: Batch) -> float:
+        """The tokens in a batch, for budgets that count them; left as it is, there are none."""
+        return 0.0
+
     @abstractmethod
     def evaluate(self, model: nn.Module, data: Any) -> dict[str, float]:
         """The figures of a model in evaluation mode; the one named `metric` chooses the best checkpoint."""
