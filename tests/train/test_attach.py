@@ -6,7 +6,9 @@ import copy
 import datetime as dt
 import io
 import math
+import os
 import re
+import signal
 import warnings
 
 import pytest
@@ -14,7 +16,9 @@ import torch
 
 import budgeted
 from budgeted import BudgetError, BudgetWarning, ScheduleError
+from budgeted.core.trace import Trace, TraceWriter
 from budgeted.train import attach as module
+from budgeted.train.energy import Rapl
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -475,7 +479,6 @@ def test_a_warm_up_in_seconds_leads_into_a_decay_over_steps():
     [
         ("10 steps", "leaves nothing of budget '10 steps' to decay over"),
         ("1 steps or 2s", "more than one limit"),
-        ("300 Wh", "cannot be measured yet"),
     ],
 )
 def test_a_warm_up_that_cannot_be_kept_is_refused(warmup, message):
@@ -572,6 +575,231 @@ def test_over_counts_samples_for_a_warm_up():
     assert rates == [0.1 * k / 4 for k in range(4)] + [0.1]
 
 
+def test_tokens_in_a_batch_are_what_the_users_function_says():
+    optimizer = sgd()
+    run = budgeted.attach(optimizer, "100 tokens", tokens_in=lambda batch: int((batch != 0).sum()))
+    rates = record(optimizer)
+    for k, _ in enumerate(run.over([torch.ones(2, 9), torch.zeros(2, 9), torch.ones(4, 8)] * 5)):
+        if k % 3:  # two micro-batches make an update
+            optimizer.step()
+    assert rates == pytest.approx([0.1, 0.082, 0.05, 0.032])
+    assert run.ledger.spent()["tokens"] == 18 + 32 + 18 + 32
+
+
+# FLOPs and energy
+
+
+def linear_model(inputs=4, outputs=3):
+    model = torch.nn.Linear(inputs, outputs, bias=False)
+    return model, torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def test_flops_are_those_of_the_update_that_happened():
+    model, optimizer = linear_model()
+    of_a_row = 2 * 2 * 4 * 3  # forward, and backward to the weights
+    run = budgeted.attach(optimizer, f"{of_a_row * (8 * 10)} FLOP")
+    rates = record(optimizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for batch in run.over([torch.ones(8, 4), torch.ones(2, 4)] * 50):
+            model(batch).sum().backward()
+            optimizer.step()
+            with run.measure():
+                model(torch.ones(1000, 4))  # an evaluation is no part of an update
+    rows = [0, 8, 10, 18, 20, 28, 30, 38, 40, 48, 50, 58, 60, 68, 70, 78]
+    assert rates == pytest.approx([0.1 * (1 - r / 80) for r in rows])
+    assert run.ledger.spent()["flops"] == of_a_row * 80
+    assert str(run.summary()).startswith("budget 3840 FLOP, schedule linear: ended by 3840 FLOP after 16 updates")
+
+
+def test_flops_per_step_are_taken_as_they_are_given():
+    optimizer = sgd()
+    run = budgeted.attach(optimizer, "1e6 FLOP", flops_per_step=250_000)
+    assert steps(run, optimizer) == 4
+
+
+def test_flops_that_nobody_counts_are_refused():
+    optimizer = sgd()
+    run = budgeted.attach(optimizer, "1e6 FLOP")
+    with pytest.raises(BudgetError, match="the first update spent no flops; pass flops_per_step=, use run.over"):
+        for _ in run.over([torch.ones(3)]):
+            optimizer.step()
+
+
+def test_energy_drives_the_rate_by_the_users_counter():
+    clock, used = Clock(), [500.0]
+    optimizer = sgd()
+    run = budgeted.attach(optimizer, "100 J", energy=lambda: used[0], clock=clock)
+    rates = record(optimizer)
+    while not run.done:
+        clock.sleep(1.0)
+        used[0] += 5.0
+        optimizer.step()
+    assert 18 <= len(rates) <= 20
+    assert rates == sorted(rates, reverse=True)
+    assert rates[10] == pytest.approx(0.05, abs=0.006)
+    assert run.summary().ended_by == "100 J"
+    assert run.ledger.spent()["joules"] <= 100
+
+
+def test_of_time_and_energy_the_binding_one_drives():
+    clock, used = Clock(), [0.0]
+    optimizer = sgd()
+    run = budgeted.attach(optimizer, "1000s or 100 J", energy=lambda: used[0], clock=clock)
+    while not run.done:
+        clock.sleep(1.0)
+        used[0] += 2.0
+        optimizer.step()
+    assert run.summary().ended_by == "100 J"
+    assert run.ledger.seconds < 60
+
+
+def test_a_horizon_in_joules_is_read_off_the_counter():
+    clock, used = Clock(), [0.0]
+    optimizer = sgd()
+    run = budgeted.attach(optimizer, "10 steps", "linear over 20 J", energy=lambda: used[0], clock=clock)
+    rates = record(optimizer)
+    while not run.done:
+        clock.sleep(1.0)
+        optimizer.step()
+        used[0] += 1.0
+    assert rates == pytest.approx([0.1 * (1 - k / 20) for k in range(10)])
+
+
+# Stopping early, and by signals
+
+
+def halfway(schedule="const", budget="100 steps", **options):
+    clock = Clock()
+    optimizer = sgd()
+    run = budgeted.attach(optimizer, budget, schedule, clock=clock, **options)
+    rates = record(optimizer)
+    for _ in range(50):
+        clock.sleep(1.0)
+        optimizer.step()
+    return run, optimizer, clock, rates
+
+
+def test_a_constant_rate_is_cooled_down_over_just_what_is_left():
+    run, optimizer, _, rates = halfway()
+    run.stop_in("20 steps")
+    assert str(run.budget) == "70 steps"
+    assert str(run.schedule) == "cooldown(const, 0.5, linear)"
+    assert steps(run, optimizer) == 20
+    assert rates[49] == rates[50] == 0.1
+    assert rates[50:] == pytest.approx([0.1 * (1 - k / 20) for k in range(20)])
+    assert optimizer.param_groups[0]["lr"] == 0.0
+    assert run.summary().ended_by == "70 steps"
+
+
+def test_a_schedule_that_ends_low_is_quickened():
+    run, optimizer, _, rates = halfway("linear")
+    run.stop_in("20 steps")
+    assert str(run.schedule) == "linear"
+    assert steps(run, optimizer) == 20
+    assert rates[50:] == pytest.approx([0.05 * (1 - k / 20) for k in range(20)])
+
+
+def test_a_stop_in_time_of_a_run_that_counts_updates_keeps_both_limits():
+    run, optimizer, clock, rates = halfway()
+    run.stop_in("20s", cooldown="wsd(decay=1, shape=1-sqrt)")
+    assert str(run.budget) == "1min10s or 100 steps"
+    assert 19 <= steps(run, optimizer, clock=clock, seconds=1.0) <= 20
+    assert rates[-1] < 0.01
+    assert run.ledger.seconds <= 70
+
+
+def test_an_early_stopped_schedule_is_cooled_down_from_where_it_stands():
+    run, optimizer, _, rates = halfway("linear over 200 steps")
+    run.stop_in("10 steps")
+    assert steps(run, optimizer) == 10
+    assert rates[50:] == pytest.approx([0.1 * 0.75 * (1 - k / 10) for k in range(10)])
+
+
+def test_other_parameters_go_on_through_a_cooldown():
+    optimizer = sgd(weight_decay=0.5)
+    run = budgeted.attach(optimizer, "100 steps", "with(const, weight_decay=linear)")
+    for _ in range(50):
+        optimizer.step()
+    decays = record(optimizer, "weight_decay")
+    run.stop_in("10 steps")
+    assert steps(run, optimizer) == 10
+    assert decays == pytest.approx([0.25 * (1 - k / 10) for k in range(10)])
+
+
+def test_a_stopped_run_goes_on_from_its_state():
+    run, optimizer, _, rates = halfway()
+    run.stop_in("20 steps")
+    for _ in range(5):
+        optimizer.step()
+    state = through_a_file(run.state_dict())
+    steps(run, optimizer)
+    other = sgd()
+    again = budgeted.attach(other, state["budget"], state["schedule"])
+    again.load_state_dict(state)
+    seen = record(other)
+    steps(again, other)
+    assert seen == rates[55:]
+
+
+def test_what_cannot_be_stopped_so_is_refused_and_nothing_is_changed():
+    run = halfway()[0]
+    with pytest.raises(BudgetError, match="the run ends sooner anyway, at '100 steps'"):
+        run.stop_in("60 steps")
+    with pytest.raises(BudgetError, match="give one limit, such as 5min or 500 steps"):
+        run.stop_in("5min or 10 steps")
+    with pytest.raises(ScheduleError, match="'liner' is unknown"):
+        run.stop_in("10 steps", cooldown="liner")
+    with pytest.raises(ScheduleError, match="it follows the metric"):
+        halfway("plateau")[0].stop_in("10 steps", cooldown="linear")
+    assert (str(run.budget), str(run.schedule)) == ("100 steps", "const")
+
+
+def test_extend_by():
+    run, optimizer, _, _ = halfway("linear", "100 steps or 1000s")
+    run.extend(by="50 steps")
+    assert str(run.budget) == "150 steps or 16min40s"
+    assert steps(run, optimizer) == 100
+    with pytest.raises(BudgetError, match="give the new budget, or by="):
+        run.extend("10 steps", by="10 steps")
+
+
+def test_an_interrupted_run_is_done_and_goes_on_from_its_state():
+    run, optimizer, _, rates = halfway("linear")
+    with run.heed():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert (run.done, run.interrupted) == (True, "SIGUSR1")
+    assert list(run.over([torch.ones(1)])) == []
+    assert "interrupted by SIGUSR1 at p = 0.5000" in str(run.summary())
+    other = sgd()
+    again = budgeted.attach(other, "100 steps")
+    again.load_state_dict(through_a_file(run.state_dict()))
+    assert again.interrupted is None
+    seen = record(other)
+    assert steps(again, other) == 50
+    assert rates + seen == [0.1 * (1 - k / 100) for k in range(100)]
+
+
+def test_another_runs_rates_are_followed_to_the_last_bit(tmp_path):
+    clock = Clock()
+    optimizer = sgd()
+    run = budgeted.attach(optimizer, "60s", "with(cosine, weight_decay=linear)", warmup="7s", clock=clock)
+    rates, decays, writer = record(optimizer), record(optimizer, "weight_decay"), TraceWriter(tmp_path / "trace.bin")
+    while not run.done:
+        clock.sleep(0.9 + 0.3 * math.sin(run.ledger.steps))
+        position = run.progress
+        optimizer.step()
+        writer.add(position, run.factor)
+    writer.close()
+    other = sgd()
+    again = budgeted.attach(other, f"{run.ledger.steps} steps", "with(cosine, weight_decay=linear)")
+    again.follow(Trace.read(tmp_path / "trace.bin"))
+    seen, other_decays = record(other), record(other, "weight_decay")
+    assert steps(again, other) == run.ledger.steps
+    assert (seen, other_decays) == (rates, decays)
+    assert again.progress == 1.0
+
+
 # Refused at once
 
 
@@ -585,15 +813,15 @@ def test_a_horizon_in_epochs_without_their_length_is_refused():
         budgeted.attach(sgd(), "10 steps", "exp.97 over 200ep")
 
 
-@pytest.mark.parametrize("budget", ["1e17 FLOP", "300 Wh", "10 steps or 5 kJ"])
-def test_what_cannot_be_measured_yet_is_refused(budget):
-    with pytest.raises(BudgetError, match="cannot be measured yet; give steps, epochs, samples, tokens, time or money"):
-        budgeted.attach(sgd(), budget)
-
-
-def test_a_horizon_that_cannot_be_measured_is_refused():
-    with pytest.raises(BudgetError, match="cannot be measured yet"):
-        budgeted.attach(sgd(), "10 steps", "linear over 300 Wh")
+@pytest.mark.parametrize(
+    "given",
+    [("300 Wh",), ("10 steps or 5 kJ",), ("10 steps", "linear over 300 Wh"), ("10 steps", "warmup(5 J, linear)")],
+    ids=" ".join,
+)
+def test_energy_without_a_counter_is_refused(given, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "meter", lambda device: Rapl(tmp_path))
+    with pytest.raises(BudgetError, match="energy"):
+        budgeted.attach(sgd(), *given)
 
 
 def test_a_number_without_a_unit_is_refused():

@@ -198,6 +198,8 @@ class Ledger:
     def spent_of(self, cap: Cap) -> float:
         """What is spent of one cap's resource; for a deadline, seconds of this run."""
         index = _index(cap)
+        if index == JOULES and self._clock() >= self._next_reading:
+            self._read_meter()
         return self.seconds if index == SECONDS else self._spent[index]
 
     def remaining(self) -> dict[str, float]:

@@ -65,7 +65,7 @@ class TraceWriter:
         try:
             self._write(sync=True)
         except OSError as error:
-            raise explain_write_error(self._path.parent, error) from error
+            raise explain_write_error(self._path.parent, error, 8 * len(self._buffer)) from error
 
     def truncate(self, steps: int) -> None:
         """Drop what came after an update, which a resumed run will do again.

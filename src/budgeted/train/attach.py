@@ -153,7 +153,8 @@ class Run:
             knobs.claim()
         # Counted at the last, so that every optimizer's update k runs at s(k/T), and none at the end before it has ended.
         self._pipeline = Pipeline.of(optimizers[-1], ledger)
-        self._handles: list[RemovableHandle] = []
+        self._handles = [k.optimizer.register_step_pre_hook(_nothing) for k in self._knobs]
+        self._handles.append(optimizers[-1].register_step_post_hook(_nothing))
         self._bind()
         self._starter: RemovableHandle | None = None
         if anchor == "first step":
@@ -443,16 +444,15 @@ class Run:
     # The hooks
 
     def _bind(self) -> None:
-        """Let the schedule now in force turn the optimizers."""
-        for handle in self._handles:
-            handle.remove()
+        """Let the schedule now in force turn the optimizers, in the place that our hooks have among others."""
         self._driver = self._choose_driver()
         curves = dict(self.schedule.drives) if isinstance(self.schedule, Schedule) else {}
         for knobs in self._knobs:
             knobs.curves = curves
-        last = self._knobs[-1].optimizer
-        self._handles = [k.optimizer.register_step_pre_hook(_eager(self._setter(k), k.optimizer)) for k in self._knobs]
-        self._handles.append(last.register_step_post_hook(_eager(self._counter(), last)))
+        hooks = [*map(self._setter, self._knobs), self._counter()]
+        optimizers = [knobs.optimizer for knobs in self._knobs]
+        for handle, hook, optimizer in zip(self._handles, hooks, [*optimizers, optimizers[-1]], strict=True):
+            handle.hooks_dict_ref()[handle.id] = _eager(hook, optimizer)  # type: ignore[index]
 
     def _choose_driver(self) -> Callable[[], float]:
         """The function that gives the factor now: a pure function of the ledger, but for drop-on-plateau."""
@@ -555,6 +555,10 @@ class Run:
             self._wasted = True
             sentence = f"the optimizer was stepped after budget '{self.budget}' had ended; leave the loop when run.done, or iterate run.over(loader)"
             warnings.warn(sentence, BudgetWarning, stacklevel=4)
+
+
+def _nothing(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Keeps the place of a hook."""
 
 
 def _eager(hook: Hook, optimizer: Optimizer) -> Hook:
