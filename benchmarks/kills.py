@@ -33,6 +33,7 @@ from rich.table import Table
 
 import budgeted.cli.main
 from budgeted.core.record import RowLog, RunFolder
+from budgeted.core.trace import Trace
 from budgeted.train import checkpoint
 from budgeted.train.session import Session
 
@@ -169,6 +170,8 @@ def main() -> None:
             elif code in (-number, 130):
                 ends[f"{name}, {'before' if before else 'after'}"] += 1
                 kills += 1
+                if given.signal != "KILL":
+                    require_nothing_lost(Path(root, "killed"))
             else:
                 raise SystemExit(f"a life that was to end at {name} {count} ended with code {code}: {said}")
         code, said = live(arguments)
@@ -181,6 +184,16 @@ def main() -> None:
     print(
         f"{kills} kills by SIG{given.signal} in {lives + 1} lives: every outcome equal to the undisturbed run's, to the bit"
     )
+
+
+def require_nothing_lost(parent: Path) -> None:
+    """After a signal that asks, the checkpoint is of the very last update."""
+    for folder in parent.glob("[!.]*"):
+        if (folder / "last.pt").exists():
+            saved = checkpoint.load(folder / "last.pt", torch.device("cpu"))["run"]["ledger"]["spent"]["steps"]
+            made = len(Trace.read(folder / "trace.bin"))
+            if saved != made:
+                raise SystemExit(f"{made} updates were made, and the checkpoint is of update {saved:g}")
 
 
 def check(whole: dict[str, Any], parent: Path) -> None:

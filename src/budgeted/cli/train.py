@@ -185,7 +185,7 @@ _DEFINITION = (
 def _require_no_definition(option: str, names: tuple[str, ...] = _DEFINITION) -> None:
     """The run is what a folder says: what would make it another one is refused, not passed over."""
     for name in names:
-        if _on_command_line(name) and not (name == "out" and option == "--replay"):
+        if _on_command_line(name) and not (option == "--replay" and name in ("out", "replay")):
             given = "TASK" if name == "task" else f"--{name.removesuffix('_text').replace('_', '-')}"
             raise BudgetedError(f"{given} does not go with {option}: the run is as its folder says; leave it out")
 
