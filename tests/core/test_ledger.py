@@ -33,7 +33,9 @@ class Clock:
 
 def cap(resource: str, amount: float) -> Cap:
     return Cap(
-        resource, amount, Amount(float(amount), {"seconds": "s", "clock": "s", "flops": "FLOP"}.get(resource, resource))
+        resource,
+        amount,
+        Amount(float(amount), {"seconds": "s", "clock": "s", "flops": "FLOP", "joules": "J"}.get(resource, resource)),
     )
 
 
@@ -327,6 +329,145 @@ def test_a_deadline_follows_the_wall_clock(jump, end):
     assert ledger.progress == 1.0
 
 
+# Energy: 100 W, updates of 0.05 s when nothing disturbs them
+
+
+class Meter:
+    """A counter of joules: what a device drew at some power while the clock went on."""
+
+    def __init__(self, clock: Clock, power: float = 100.0) -> None:
+        self._clock, self.power = clock, power
+        self._joules, self._since = 5e6, clock.now  # it counts since the machine was started
+
+    def __call__(self) -> float:
+        self.draw(self.power)
+        return self._joules
+
+    def draw(self, power: float) -> None:
+        """From now on so many watts."""
+        self._joules += self.power * (self._clock.now - self._since)
+        self._since, self.power = self._clock.now, power
+
+    @property
+    def drawn(self) -> float:
+        return self() - 5e6
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_energy_ends_with_its_schedule(name):
+    """Within one update and one reading of the counter, and the last update ran at hardly any rate."""
+    clock, cost = Clock(), TIMES[name]
+    meter, limit = Meter(clock), cap("joules", 10_000)
+    ledger = Ledger([limit], clock=clock, meter=meter)
+    assert ledger.timed
+    assert ledger.meters
+    seen = progress_of(ledger, clock, cost)
+    last = max(cost(len(seen)), cost(len(seen) - 1))
+    assert 10_000 - 100 * (2 * last + 0.1) <= meter.drawn <= 10_000 + 100 * 0.06
+    assert 1 - seen[-1] < 0.01
+    assert seen == sorted(seen)
+    assert (ledger.progress, ledger.ended_by) == (1.0, limit)
+    assert ledger.spent()["joules"] == pytest.approx(meter.drawn, abs=6)
+
+
+def test_energy_follows_the_power_that_the_device_draws():
+    """Three times as much from half way on: the decay goes three times as fast, without a leap, and both end together."""
+    clock = Clock()
+    meter = Meter(clock)
+    ledger, seen = Ledger([cap("joules", 10_000)], clock=clock, meter=meter), []
+    for k, p in run(ledger, clock, TIMES["steady"]):
+        seen.append(p)
+        if k == 999:
+            meter.draw(300.0)
+    assert meter.drawn == pytest.approx(10_000, abs=40)
+    assert seen[1000] == pytest.approx(0.5, abs=0.01)
+    assert 1 - seen[-1] < 0.01
+    assert max(b - a for a, b in itertools.pairwise(seen)) < 2 * 3 / 2000
+
+
+def test_evaluations_are_kept_time_for_in_joules():
+    """At the mean power so far; the last one, too, ends inside the budget."""
+    clock = Clock()
+    meter = Meter(clock)
+    ledger = Ledger([cap("joules", 10_000)], clock=clock, meter=meter)
+    for k, _ in run(ledger, clock, TIMES["steady"]):
+        if k % 250 == 249:
+            evaluate(ledger, clock)
+    assert ledger.remaining()["joules"] < 20
+    evaluate(ledger, clock)
+    assert 10_000 - 30 <= meter.drawn <= 10_000 + 6
+
+
+@pytest.mark.parametrize(
+    ("prepare", "left"),
+    [
+        (lambda *_: None, 10_000),
+        (lambda ledger, clock: evaluate(ledger, clock, 5), 10_000 - 500 - 500),
+        (lambda ledger, clock: evaluate(ledger, clock, 5, more=3), 10_000 - 500 - 1500),
+        (lambda ledger, clock: evaluate(ledger, clock, 5, more=0), 10_000 - 500),
+        (lambda ledger, clock: (evaluate(ledger, clock, 5, more=0), ledger.expect("checkpoint", 2)), 9500 - 200),
+    ],
+)
+def test_what_remains_of_energy_is_for_training(prepare, left):
+    clock = Clock()
+    ledger = Ledger([cap("joules", 10_000)], clock=clock, meter=Meter(clock))
+    prepare(ledger, clock)
+    assert ledger.remaining() == pytest.approx({"joules": left})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "joules", "binding", "end"),
+    [(50, 10_000, "seconds", 50), (200, 10_000, "joules", 100), (1000, 20_000, "joules", 200)],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_energy_and_time_together(seconds, joules, binding, end, order):
+    clock = Clock()
+    caps = [cap("seconds", seconds), cap("joules", joules)][::order]
+    ledger = Ledger(caps, clock=clock, meter=Meter(clock))
+    seen = progress_of(ledger, clock, TIMES["steady"])
+    assert end - 0.2 <= clock.passed <= end + 0.06
+    assert ledger.ended_by.resource == binding
+    assert seen == pytest.approx([k / len(seen) for k in range(len(seen))], abs=0.005)
+
+
+def test_energy_and_steps_together():
+    clock = Clock()
+    ledger = Ledger([cap("joules", 10_000), cap("steps", 100)], clock=clock, meter=Meter(clock))
+    assert progress_of(ledger, clock, TIMES["steady"]) == pytest.approx([k / 100 for k in range(100)], abs=1e-12)
+    assert ledger.ended_by.resource == "steps"
+
+
+def test_a_counter_that_falls_back_takes_nothing_back():
+    clock, reading = Clock(), [1000.0]
+    ledger = Ledger([cap("joules", 500)], clock=clock, meter=lambda: reading[0])
+    spent = []
+    for value in (1100.0, 1200.0, 900.0, 1000.0, 1250.0):
+        reading[0] = value
+        clock.wait(1.0)
+        ledger.update()
+        spent.append(ledger.spent()["joules"])
+    assert spent == [100, 200, 200, 200, 250]
+
+
+def test_the_counter_is_not_read_at_each_update():
+    clock, readings = Clock(), []
+    meter = Meter(clock)
+
+    def counted() -> float:
+        readings.append(clock.passed)
+        return meter()
+
+    ledger = Ledger([cap("joules", 10_000)], clock=clock, meter=counted)
+    for _ in range(1000):
+        clock.wait(0.001)
+        ledger.update()
+    assert 15 <= len(readings) <= 25
+
+
+def test_without_a_counter_there_is_none():
+    assert not Ledger([cap("steps", 3)]).meters
+
+
 # Several limits
 
 
@@ -541,6 +682,72 @@ def test_seconds_go_on_and_a_second_set_up_is_charged():
     assert seen[2:] == pytest.approx([0.4 + 0.6 * k / 55 for k in range(2, len(seen))])
 
 
+def test_seconds_that_a_kill_undid_are_charged():
+    """60 s were spent, 40 of them are in the checkpoint."""
+    clock = Clock()
+    ledger = Ledger([cap("seconds", 100)], clock=clock)
+    for _ in range(40):
+        clock.wait(1.0)
+        ledger.update()
+    state, second = ledger.state_dict(), Clock(7.0)
+    again = Ledger([cap("seconds", 100)], clock=second, elapsed=5)
+    again.load_state_dict(state, lost=20)
+    assert (again.seconds, again.steps, again.remaining()) == (65, 40, {"seconds": 35})
+    assert again.progress == pytest.approx(0.4)
+    seen = progress_of(again, second)
+    assert 34 <= second.passed <= 35
+    assert seen[2:] == pytest.approx([0.4 + 0.6 * k / 35 for k in range(2, len(seen))])
+
+
+def test_energy_goes_on_and_a_second_set_up_is_charged():
+    """4000 J of 10,000 before, 500 J until the second process has read its checkpoint; what is drawn between is free."""
+    clock = Clock()
+    caps = [cap("joules", 10_000)]
+    ledger = Ledger(caps, clock=clock, meter=Meter(clock))
+    for _ in range(40):
+        clock.wait(1.0)
+        ledger.update()
+    state = json.loads(json.dumps(ledger.state_dict()))
+    second = Clock(7.0)
+    meter = Meter(second)
+    again = Ledger(caps, clock=second, meter=meter)
+    second.wait(5.0)
+    again.load_state_dict(state)
+    assert (again.seconds, again.spent()["joules"]) == (45, 4500)
+    assert again.remaining() == pytest.approx({"joules": 5500})
+    assert again.progress == ledger.progress == pytest.approx(0.4, abs=0.02)
+    seen = progress_of(again, second)
+    assert seen == sorted(seen)
+    assert 6000 - 200 <= meter.drawn <= 6000
+    assert again.ended_by == caps[0]
+
+
+def test_an_interrupt_is_no_end_of_the_budget():
+    ledger = Ledger([cap("steps", 10)])
+    assert ledger.interrupted is None
+    ledger.update()
+    ledger.interrupt("SIGTERM")
+    ledger.interrupt("SIGINT")
+    assert (ledger.interrupted, ledger.done, ledger.ended_by) == ("SIGTERM", False, None)
+    again = resumed(ledger, [cap("steps", 10)], Clock())
+    assert (again.interrupted, again.steps) == (None, 1)
+
+
+def test_what_is_measured_elsewhere_is_expected_beside_what_was_measured_here():
+    """A write beside training takes so long at the end, when it is waited for; what was charged stays charged."""
+    clock = Clock()
+    ledger = Ledger([cap("seconds", 100)], clock=clock)
+    with ledger.measure("checkpoint", 1):
+        clock.wait(2.0)
+    for seconds in (1.0, 4.0, 3.0, 3.0):
+        ledger.expect("checkpoint", seconds)
+    activity = ledger.activities["checkpoint"]
+    assert (activity.count, activity.seconds, activity.recent) == (1, 2.0, [4.0, 3.0, 3.0])
+    assert ledger.remaining() == {"seconds": 94}
+    again = resumed(ledger, [cap("seconds", 100)], clock)
+    assert again.activities == ledger.activities
+
+
 def test_activities_are_remembered():
     clock = Clock()
     ledger = Ledger([cap("seconds", 100)], clock=clock)
@@ -576,9 +783,11 @@ events = st.one_of(
     st.tuples(st.just("extend"), st.sampled_from(["steps", "seconds", "clock", "samples"]), st.floats(0.01, 400)),
     st.tuples(st.just("skip"), st.integers(1, 3)),
     st.tuples(st.just("wall"), st.floats(-50, 50)),
+    st.tuples(st.just("power"), st.floats(0, 50)),
+    st.tuples(st.just("kill"), st.floats(0, 5)),
 )  # fmt: skip
 some_caps = st.lists(
-    st.builds(cap, st.sampled_from(["steps", "seconds", "clock", "samples"]), st.floats(0.5, 200).map(math.ceil)),
+    st.builds(cap, st.sampled_from(["steps", "seconds", "clock", "samples", "joules"]), st.floats(0.5, 200).map(math.ceil)),
     min_size=1, max_size=3, unique_by=lambda c: c.resource,
 )  # fmt: skip
 
@@ -588,10 +797,19 @@ class Story:
 
     def __init__(self, caps, warmup, now):
         self.clock, self.shift = Clock(now), 0.0
-        caps = [self.here(c) for c in caps]
-        self.ledger = Ledger(caps, warmup=warmup, clock=self.clock, wall=lambda: self.clock.now + self.shift)
+        self.caps, self.warmup, self.meter = [self.here(c) for c in caps], warmup, Meter(self.clock, 1.0)
+        self.ledger = self.start()
         self.progress, self.ended_by = 0.0, None
         self.check()
+
+    def start(self):
+        return Ledger(
+            self.caps,
+            warmup=self.warmup,
+            clock=self.clock,
+            wall=lambda: self.clock.now + self.shift,
+            meter=self.meter,
+        )
 
     def here(self, given):
         """A deadline so far from now."""
@@ -630,9 +848,11 @@ class Story:
 
     def extend(self, resource, amount):
         try:
-            self.ledger.extend([self.here(cap(resource, amount))])
+            caps = [self.here(cap(resource, amount))]
+            self.ledger.extend(caps)
         except BudgetError:
             return  # ended, or spent already: nothing changes
+        self.caps = caps
 
     def skip(self, updates):
         if self.ledger.steps >= updates:
@@ -640,6 +860,19 @@ class Story:
 
     def wall(self, jump):
         self.shift += jump
+
+    def power(self, watts):
+        self.meter.draw(watts)
+
+    def kill(self, lost):
+        """A second process goes on from what the first one wrote."""
+        state, before = json.loads(json.dumps(self.ledger.state_dict())), self.ledger.spent()
+        self.ledger = self.start()
+        self.clock.wait(lost)
+        self.ledger.load_state_dict(state, lost=lost)
+        after = self.ledger.spent()
+        assert after["seconds"] == pytest.approx(before["seconds"] + 2 * lost, abs=1e-6 + 1e-9 * self.clock.now)
+        assert all(after[name] >= amount - 1e-6 for name, amount in before.items())
 
 
 @given(
@@ -655,6 +888,7 @@ def test_progress_only_goes_on_and_ends_at_one(caps, warmup, now, happenings):
     for _ in range(2000):
         if story.ledger.done:
             break
+        story.meter.draw(1.0)
         story.happen("updates", 1, 1.0)
     story.happen("updates", 3, 1.0)
     assert story.ledger.done

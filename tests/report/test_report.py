@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 
 from budgeted import RunFolderError, schedule
-from budgeted.core.record import RunFolder, Spec
+from budgeted.core.errors import BudgetWarning
+from budgeted.core.record import RowLog, RunFolder, Spec
 from budgeted.report import curve, live, style
 from budgeted.report.curve import draw_curve
 from budgeted.report.schedules import draw_schedules
@@ -37,6 +39,12 @@ def drawn(monkeypatch) -> list:
     return figures
 
 
+def log(folder: RunFolder, *rows: dict) -> None:
+    written = RowLog(folder)
+    for one in rows:
+        written.append(one)
+
+
 def row(k: int, total: int = 10, **figures) -> dict:
     p = k / total
     return {
@@ -54,8 +62,7 @@ def folder(tmp_path) -> RunFolder:
 
 
 def test_a_curve_shows_losses_metric_and_rate(folder, drawn):
-    for k in range(1, 11):
-        folder.append(row(k, **({"accuracy": k / 20, "other": 3.0} if k % 5 == 0 else {})))
+    log(folder, *(row(k, **({"accuracy": k / 20, "other": 3.0} if k % 5 == 0 else {})) for k in range(1, 11)))
     draw_curve(folder)
     width, height = png_size(folder.path / "curve.png")
     assert width > 900
@@ -72,8 +79,7 @@ def test_a_curve_shows_losses_metric_and_rate(folder, drawn):
 
 
 def test_a_warm_up_during_which_progress_waits_is_spread_out(folder, drawn):
-    for k in range(1, 11):
-        folder.append(row(k) | {"progress": max(0, k - 5) / 5})
+    log(folder, *(row(k) | {"progress": max(0, k - 5) / 5} for k in range(1, 11)))
     draw_curve(folder)
     lower = drawn[0].axes[1]
     assert lower.get_xlabel() == "share of the budget that is spent"
@@ -92,8 +98,7 @@ def test_a_warm_up_during_which_progress_waits_is_spread_out(folder, drawn):
     ],
 )
 def test_few_or_odd_rows_are_drawn_too(folder, rows):
-    for one in rows:
-        folder.append(one)
+    log(folder, *rows)
     draw_curve(folder)
     assert (folder.path / "curve.png").stat().st_size > 1000
 
@@ -192,6 +197,32 @@ def test_quiet_where_nobody_watches(capsys):
 
     assert live.live(rows(), Spec("t", "1ep", "linear"), "accuracy", shown=False) == {"metric": 1}
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_what_must_be_said_is_said_whether_or_not_somebody_watches(capsys, shown):
+    """In a sentence, without the line of code; what is no concern of the budget's stays an ordinary warning."""
+
+    def rows():
+        yield row(1)
+        warnings.warn("the checkpoint '[red]last.pt' is damaged", BudgetWarning, stacklevel=2)
+        warnings.warn("something old", UserWarning, stacklevel=2)
+        return {"metric": 1}
+
+    before = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, category, *_, **__: others.append((str(message), category))
+        others: list = []
+        mine = warnings.showwarning
+        assert live.live(rows(), Spec("t", "1ep", "linear"), "accuracy", shown=shown) == {"metric": 1}
+        assert warnings.showwarning is mine
+    assert warnings.showwarning is before
+    assert others == [("something old", UserWarning)]
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("note: the checkpoint '[red]last.pt' is damaged\n") == 1
+    assert ".py" not in err
 
 
 def test_the_figures_of_the_bar():

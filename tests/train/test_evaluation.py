@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ def drive(budget: str, *, wanted=None, update=0.01, evaluation=0.0, steps_per_ep
         if evaluations.due(run):
             with run.measure("evaluation", evaluations.to_come(run)):
                 clock.now += evaluation
+            evaluations.took(run)
             at.append(run.ledger.steps)
     return evaluations, at, clock.now - 1000.0
 
@@ -87,6 +89,49 @@ def test_evaluations_of_any_cost_leave_the_time_to_training(evaluation):
     _, at, seconds = drive("100s", update=0.1, evaluation=evaluation)
     assert seconds > 99.0 - evaluation  # the last one is still to come
     assert seconds - len(at) * evaluation > 100.0 - max(10.0, 3 * evaluation)
+
+
+@pytest.mark.parametrize("budget", ["5ep", "10s"])
+def test_one_that_was_broken_off_is_still_due(budget):
+    """After a signal, say: in the process that goes on, before another update."""
+    clock = Clock()
+    parameter = nn.Parameter(torch.ones(1))
+    parameter.grad = torch.ones(1)
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    run = budgeted.attach(optimizer, budget, steps_per_epoch=10, clock=clock, wall=clock)
+    evaluations = Evaluations.of(run, 10, 5)
+    while not evaluations.due(run):
+        clock.now += 0.1
+        optimizer.step()
+    assert evaluations.due(run)
+    again = Evaluations(**asdict(evaluations))
+    assert again.due(run)
+    again.took(run)
+    assert not again.due(run)
+    assert (again.passed, again.skipped) == (1, 0)
+
+
+def test_one_that_was_skipped_is_skipped_once():
+    clock = Clock()
+    parameter = nn.Parameter(torch.ones(1))
+    run = budgeted.attach(torch.optim.SGD([parameter], lr=0.1), "100s", clock=clock, wall=clock)
+    evaluations = Evaluations.of(run, 10, None)
+    with run.measure("evaluation", 8):
+        clock.now += 9.0
+    run.ledger.progress = 0.25
+    for _ in range(3):
+        assert not evaluations.due(run)
+    assert (evaluations.passed, evaluations.skipped) == (2, 1)
+
+
+def test_points_that_were_crossed_together_are_one():
+    run = budgeted.attach(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), "100 steps")
+    evaluations = Evaluations.of(run, 10, None)
+    run.ledger.progress = 0.35
+    assert evaluations.due(run)
+    evaluations.took(run)
+    assert not evaluations.due(run)
+    assert evaluations.passed == 3
 
 
 def test_has_batch_norm():

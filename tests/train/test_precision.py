@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import copy
+import functools
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from budgeted import BudgetedError
 from budgeted.train.data import Batch
-from budgeted.train.precision import PRECISIONS, fastest, named
+from budgeted.train.precision import PRECISIONS, batch_seconds, fastest, named
+from budgeted.train.process import random_state
 
 CPU = torch.device("cpu")
 
@@ -23,9 +26,9 @@ def network() -> nn.Module:
 
 
 def batch() -> Batch:
-    random = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     targets = torch.arange(32) % 4
-    return Batch(torch.randn(32, 3, 6, 6, generator=random) + targets[:, None, None, None], targets)
+    return Batch(torch.randn(32, 3, 6, 6, generator=generator) + targets[:, None, None, None], targets)
 
 
 def loss(model, batch):
@@ -66,16 +69,58 @@ def test_an_unknown_precision_is_a_sentence():
         named("bf61")
 
 
-def test_finding_the_fastest_touches_neither_model_nor_random_state():
-    model = network()
-    weights, random, threads = copy.deepcopy(model.state_dict()), torch.get_rng_state(), torch.get_num_threads()
-    choice = fastest(model, batch(), loss, CPU)
-    assert choice.precision.name in choice.seconds
-    assert torch.get_num_threads() == threads
-    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+def drawing(model, batch):
+    """A loss that draws from every generator, as augmentation may."""
+    return loss(model, batch) * (1 + torch.rand(()) + random.random() + np.random.rand())
+
+
+def state_of_everything(model: nn.Module) -> list:
+    state = random_state()
+    flags = torch.tensor([torch.get_num_threads(), model.training])
+    weights = [tensor.clone() for tensor in model.state_dict().values()]
+    return [*weights, state["torch"], state["numpy"][1], torch.tensor(state["python"][1]), flags]
+
+
+@pytest.mark.parametrize("measure", [fastest, functools.partial(batch_seconds, named("bf16-channels-last"))])
+def test_measuring_touches_neither_model_nor_random_state(measure):
+    model = network().eval()
+    before = state_of_everything(model)
+    measure(model, batch(), drawing, CPU)
+    after = state_of_everything(model)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(p.grad is None for p in model.parameters())
     assert model[0].weight.is_contiguous()
-    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_the_fastest_is_one_that_was_measured():
+    choice = fastest(network(), batch(), loss, CPU)
+    assert choice.precision.name in choice.seconds
+    assert choice.batch_seconds > 0
+
+
+@pytest.mark.parametrize(("samples", "seconds"), [(32, 4.0), (6, 3.0), (2, 1.0), (1, 1.0)])
+def test_a_batch_costs_what_its_quarter_does_so_many_times(monkeypatch, samples, seconds):
+    """A quarter is two samples at least: batch norm needs them."""
+    whole, sizes = batch(), []
+
+    def one_second(precision, model, few, *_):
+        sizes.append(len(few.targets))
+        return 1.0
+
+    monkeypatch.setattr("budgeted.train.precision._time", one_second)
+    data = Batch(whole.inputs[:samples], whole.targets[:samples])
+    assert batch_seconds(named("float32"), network(), data, loss, CPU) == seconds
+    assert sizes == [min(samples, max(2, -(-samples // 4)))]
+
+
+def test_the_seconds_of_a_whole_batch_are_of_what_was_chosen(monkeypatch):
+    """The one thread that was measured last, where it is chosen; and so many times a quarter's where a pass is long."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("budgeted.train.precision._time", lambda *_: 3.0 if torch.get_num_threads() == 1 else 2.5)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: monkeypatch.setattr(torch, "get_num_threads", lambda: n))
+    torch.set_num_threads(2)
+    choice = fastest(nn.Linear(4, 4), batch(), loss, CPU)
+    assert (choice.threads, choice.batch_seconds) == (1, 12.0)
 
 
 @pytest.mark.parametrize("convolutional", [True, False])
