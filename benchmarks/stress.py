@@ -241,12 +241,14 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
                 values = [of(o) for o in ran if o.kind == kind]
                 heights = [place + 0.5 * (i / len(values) - 0.5) for i in range(len(values))]
                 axes.scatter(values, heights, s=14, color=COLOURS[0], alpha=0.6, linewidths=0)
+            axes.set_axisbelow(True)
             axes.axvline(aim, color=COLOURS[1], linestyle="--", linewidth=1)
         ends.set_yticks(range(len(kinds)), kinds)
         ends.invert_yaxis()
         ends.xaxis.set_major_formatter(lambda share, _: f"{share:+.0%}")
         ends.set_xlabel("end - budget, as a share of the budget")
-        rates.set_xscale("log")
+        rates.set_xscale("symlog", linthresh=1e-4)  # a rate may be zero
+        rates.set_xlim(-2e-5, 1.5)
         rates.set_xlabel("rate of the last update / base")
 
 
