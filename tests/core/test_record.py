@@ -352,10 +352,10 @@ def test_rows_that_wait_are_written_before_a_checkpoint(folder, monkeypatch):
     disk.free = 5
     rows.append({"steps": 1})
     with pytest.raises(RunFolderError, match=r"^the disk of '.*' is full: 13 bytes were to be written, and"):
-        rows.sync()
+        rows.flush()
     disk.free = 1000
-    rows.sync()
-    rows.sync()
+    rows.flush()
+    rows.flush()
     assert steps_in(folder) == [0, 1]
 
 
@@ -367,7 +367,7 @@ def test_a_full_disk_may_come_and_go(folder, monkeypatch):
         seen = steps_in(folder)
         assert seen == list(range(len(seen)))
     disk.free = 1 << 20
-    rows.sync()
+    rows.flush()
     assert steps_in(folder) == list(range(300))
 
 
@@ -376,7 +376,7 @@ def test_rows_are_on_disk_after_sync(folder, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
     rows = log(folder, 1, 2)
     synced.clear()
-    rows.sync()
+    record.sync(rows.path)
     assert synced == [(folder.path / "rows.jsonl").stat().st_ino]
 
 
@@ -414,7 +414,7 @@ def test_rows_that_are_gone_are_a_sentence_at_the_checkpoint(folder):
     (folder.path / "rows.jsonl").unlink()
     rows.append({"steps": 2})
     with pytest.raises(RunFolderError, match=r"^cannot write to '.*': No such file or directory"):
-        rows.sync()
+        rows.flush()
 
 
 # Folders of runs that were cut short

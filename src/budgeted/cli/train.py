@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from ..core.budget import Amount, Budget
+from ..core.clock import process_age
 from ..core.errors import BudgetedError, Interrupted
 from ..core.record import RunFolder, Spec, finite
 from ..core.replay import copy_trace, replayed
@@ -262,7 +263,7 @@ def _run(
         root=data,
         device=device,
         anchor="process",
-        reserve=0.15,  # to print the summary and leave the interpreter
+        reserve=max(0.15, 0.04 * process_age()),  # to print the summary and leave the interpreter, as slow as it began
         save_every=save_every,
         picture=picture,
         change=replaced,

@@ -29,6 +29,14 @@ class Activity:
         worst = max(self.recent)
         return ((self.more or 1) - 1) * (self.seconds / self.count if self.count else worst) + worst
 
+    @property
+    def doubt(self) -> float:
+        """Seconds that the last one may take beyond the worst so far: the more those before differed, and the fewer they were."""
+        if self.more == 0:
+            return 0.0
+        worst = max(self.recent)
+        return worst / 2 if self.count < 2 else min(worst / self.count, 4 * (worst - min(self.recent)))
+
     def rate(self, at: float) -> float:
         """Seconds of it for each second of training, where it came at least twice and nobody said how often it will."""
         if self.count < 2 or self.more is not None:

@@ -171,8 +171,13 @@ class Ledger:
     @property
     def done(self) -> bool:
         """Whether the budget for training is spent. Time spent outside updates counts: the clock is read."""
-        if self.ended_by is None and self._timed and self._clock() >= self._stop_at and not self._measuring:
-            self._spent[SECONDS] = self._clock() - self._origin
+        if self.ended_by is None and self._timed and not self._measuring:
+            now = self._clock()
+            if self._meter is not None and now >= self._next_reading:
+                self._read_meter()
+            elif now < self._stop_at:
+                return False
+            self._spent[SECONDS] = now - self._origin
             if self._course.over(self._spent):
                 self._end()
         return self.ended_by is not None
@@ -229,6 +234,11 @@ class Ledger:
             if track.index != SECONDS and done:
                 seconds.append(left[RESOURCES[track.index]] / done * max(0.0, self._training_seconds() - self._set_up))
         return min(seconds) if seconds else None
+
+    def seconds_to_end(self) -> float:
+        """Seconds until a limit in time is reached itself, nothing being kept in reserve but what the caller asked for."""
+        ends = [self._limit(track) - self.seconds for track in self._course.tracks if track.index == SECONDS]
+        return min(ends, default=math.inf) - self._reserve
 
     @property
     def update_seconds(self) -> float | None:
@@ -444,6 +454,8 @@ class Ledger:
         free = left / unit - self._reserve - sum(a.certain for a in self.activities.values())
         if free <= 0:
             return free * unit
+        # The last evaluation may be dearer than those before, but no more than a third of the rest is kept for that.
+        free -= min(sum(a.doubt for a in self.activities.values()), free / 3)
         rate = 1.0 + sum(a.rate(at) for a in self.activities.values())
         if track.index == JOULES:
             return free / rate * unit
@@ -454,7 +466,7 @@ class Ledger:
         """What a second spends of a flowing resource, at the mean so far; 0 for those that only updates spend."""
         if track.index == SECONDS:
             return 1.0
-        seconds = self._last - self._origin
+        seconds = self._last - self._origin - self._set_up  # before there was a counter, and then at little power
         return self._spent[JOULES] / seconds if track.index == JOULES and seconds > 0 else 0.0
 
     def _training_seconds(self) -> float:
@@ -551,7 +563,8 @@ class Ledger:
         self._last = self._clock()
         self._origin = self._last - seconds
         self._set_up = state["set_up"] + lost + self._set_up
-        self._meter_origin = self._meter() - self._spent[JOULES] if self._meter else 0.0
+        self._meter_origin -= self._spent[JOULES]
+        self._read_meter()
         self.progress = state["progress"]
         self._restore(self._course, state["anchors"])
         self._course.binding = self._course.tracks[state["binding"]]

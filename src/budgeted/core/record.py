@@ -35,6 +35,7 @@ from .errors import RunFolderError
 from .text import format_bytes
 
 SCHEMA = 1
+PART = ".part"  # the end of the name of a file that is not whole yet, which begins with a dot
 ROW = (
     "steps",
     "samples",
@@ -101,10 +102,12 @@ class RunFolder:
                 for path in cls._places(parent, spec):
                     try:
                         new.rename(path)  # a folder with a name is a whole one
-                        return cls(path)
                     except OSError as error:
                         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                             raise
+                    else:
+                        sync(parent)
+                        return cls(path)
             except BaseException:
                 shutil.rmtree(new, ignore_errors=True)
                 raise
@@ -115,9 +118,9 @@ class RunFolder:
         """The latest run of a spec under `parent` that has no result yet, or None."""
         latest = None
         for path in cls._places(parent, spec):
-            if not (path / "spec.json").is_file():
+            if not os.path.lexists(path):
                 return latest
-            if not (path / "result.json").exists():
+            if (path / "spec.json").is_file() and not (path / "result.json").exists():
                 latest = cls(path)
         return latest
 
@@ -134,7 +137,7 @@ class RunFolder:
         Raises:
             RunFolderError: where there is none, or it is not a run's.
         """
-        if not path.is_dir():
+        if not os.path.isdir(path):  # False too for a name that no file can have
             raise RunFolderError(f"there is no run folder at '{path}'; give the folder that `budgeted train` printed")
         if not (path / "spec.json").is_file():
             raise RunFolderError(f"'{path}' is not a run folder: it has no spec.json")
@@ -163,8 +166,12 @@ class RunFolder:
     @property
     def budget(self) -> str:
         """The budget that is in force: the spec's, or the one that replaced it."""
-        changed = (self.path / "budget.json").exists()
-        return str(self.read("budget").get("budget")) if changed else self.spec.budget
+        if not (self.path / "budget.json").exists():
+            return self.spec.budget
+        budget = self.read("budget").get("budget")
+        if not isinstance(budget, str):
+            raise RunFolderError(f"'{self.path / 'budget.json'}' is damaged: its budget is {budget!r}")
+        return budget
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -174,9 +181,12 @@ class RunFolder:
     def rows(self) -> Iterator[dict[str, Any]]:
         """The logged rows. A last line cut short by a kill is left out; any other damage is an error."""
         path = self.path / "rows.jsonl"
-        if not path.exists():
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except FileNotFoundError:
             return
-        lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise RunFolderError(f"cannot read '{path}': {error.strerror}") from None
         for number, line in enumerate(lines, 1):
             if not line:
                 continue
@@ -184,7 +194,7 @@ class RunFolder:
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError
-            except ValueError:
+            except (ValueError, RecursionError):
                 if number == len(lines):
                     return
                 raise RunFolderError(
@@ -209,8 +219,9 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Remove what writes that a kill cut short have left; only for who holds the run's lock."""
-        for path in self.path.glob(".*"):
-            path.unlink()
+        with explained(self.path):
+            for path in self.path.glob(f".*{PART}"):
+                path.unlink()
 
     def read(self, name: str) -> dict[str, Any]:
         """One of the JSON files.
@@ -223,7 +234,7 @@ class RunFolder:
             found = json.loads(path.read_bytes())
         except OSError as error:
             raise RunFolderError(f"cannot read '{path}': {error.strerror}") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RunFolderError(f"'{path}' is damaged: it is not JSON") from None
         if not isinstance(found, dict) or not isinstance(found.get("schema"), int):
             raise RunFolderError(f"'{path}' is not a run's file: it has no schema version")
@@ -241,7 +252,7 @@ class RunFolder:
 
 
 class RowLog:
-    """The rows of a run under way: appended, kept in memory while the disk is full, and on disk before a checkpoint is.
+    """The rows of a run under way: appended, and kept in memory while the disk is full.
 
     Args:
         folder: the run's.
@@ -252,12 +263,12 @@ class RowLog:
     """
 
     def __init__(self, folder: RunFolder, keep: int | None = None) -> None:
-        self._folder = folder.path
+        self.path = folder.path / "rows.jsonl"
         self._unwritten: list[bytes] = []
         kept = [json.dumps(row).encode() + b"\n" for row in itertools.islice(folder.rows(), keep)]
         self.count, self._size = len(kept), sum(map(len, kept))
-        with explained(self._folder):
-            atomic_write(self._folder / "rows.jsonl", b"".join(kept))
+        with explained(folder.path):
+            atomic_write(self.path, b"".join(kept))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Log one row; where it cannot be written now, it is with the next one."""
@@ -266,17 +277,17 @@ class RowLog:
         with contextlib.suppress(OSError):
             self._write()
 
-    def sync(self) -> None:
-        """Have every row on disk.
+    def flush(self) -> None:
+        """Have every row written; that it is on the disk is for `sync`.
 
         Raises:
             RunFolderError: where the disk is full or cannot be written.
         """
-        with explained(self._folder, sum(map(len, self._unwritten))):
-            self._write(sync=True)
+        with explained(self.path.parent, sum(map(len, self._unwritten))):
+            self._write()
 
-    def _write(self, *, sync: bool = False) -> None:
-        with open(self._folder / "rows.jsonl", "r+b", buffering=0) as file:
+    def _write(self) -> None:
+        with open(self.path, "r+b", buffering=0) as file:
             file.truncate(self._size)  # of a row that was written in part
             file.seek(self._size)
             content = b"".join(self._unwritten)
@@ -284,13 +295,11 @@ class RowLog:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._size += len(content)
             self._unwritten.clear()
-            if sync:
-                os.fsync(file.fileno())
 
 
 def atomic_write(path: Path, content: bytes) -> None:
     """Replace a file by new content, so that a reader or a crash sees the old one or the new one, whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -299,13 +308,14 @@ def atomic_write(path: Path, content: bytes) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(OSError):  # gone already, where an interrupt came right after the rename
+            os.unlink(temporary)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(path: Path) -> None:
-    """Have the names in a folder survive a loss of power."""
+def sync(path: Path) -> None:
+    """Have a file, or the names in a folder, survive a loss of power."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -42,16 +42,22 @@ class Signals:
         return self
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a worker that was forked from the run: the signal means what it did before
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        if os.getpid() != self._process:
+            # A worker that was forked from the run, and to which the terminal or SLURM sent the signal too: it goes on
+            # until the run ends it, for the run would take its death for a failure.
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
             return
         if self.caught is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.caught is None:
-            self.caught = signal.Signals(number).name
-            if self._tell is not None:
-                self._tell(self.caught)
+        if self.caught is not None:  # what the first one led to, such as the last checkpoint, is not broken off
+            return
+        self.caught = signal.Signals(number).name
+        # PyTorch raises wherever the run is when a loader's worker has died; asked to stop, it needs none any more.
+        self._before.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda *_: None))
+        if self._tell is not None:
+            self._tell(self.caught)
         if self.at_once.depth:
             raise Caught(self.caught)
 

@@ -38,7 +38,7 @@ class TraceWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._written = len(_records(path)) // _RECORD if path.exists() else 0
         self._buffer = array("d")
         self._full = _BLOCK
@@ -56,16 +56,16 @@ class TraceWriter:
                 self._write()
             self._full = len(self._buffer) + _BLOCK
 
-    def flush(self) -> None:
-        """Have every update on disk.
+    def flush(self, *, sync: bool = True) -> None:
+        """Have every update written, and, unless that is for another to do, on the disk.
 
         Raises:
             RunFolderError: where the disk is full or cannot be written. Nothing is lost: the next call writes all of it.
         """
         try:
-            self._write(sync=True)
+            self._write(sync=sync)
         except OSError as error:
-            raise explain_write_error(self._path.parent, error, 8 * len(self._buffer)) from error
+            raise explain_write_error(self.path.parent, error, 8 * len(self._buffer)) from error
 
     def truncate(self, steps: int) -> None:
         """Drop what came after an update, which a resumed run will do again.
@@ -75,7 +75,7 @@ class TraceWriter:
         """
         if steps > self.steps:
             raise RunFolderError(
-                f"'{self._path}' has {self.steps} updates, and the checkpoint beside it is from after update {steps}: "
+                f"'{self.path}' has {self.steps} updates, and the checkpoint beside it is from after update {steps}: "
                 "the file is damaged or another run's; start the run anew"
             )
         del self._buffer[2 * max(0, steps - self._written) :]
@@ -91,7 +91,7 @@ class TraceWriter:
         content = _little_endian(self._buffer).tobytes()
         if not self._written:
             content = _HEADER.pack(_MAGIC, SCHEMA) + content
-        with open(self._path, "r+b" if self._written else "wb", buffering=0) as file:
+        with open(self.path, "r+b" if self._written else "wb", buffering=0) as file:
             # From where the last whole write ended: what one that failed has left goes.
             file.truncate(file.seek(_HEADER.size + _RECORD * self._written if self._written else 0))
             left = memoryview(content)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import os
 import threading
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ import torch
 from torch import nn
 
 from ..core.errors import RunFolderError
-from ..core.record import atomic_write, explain_write_error
+from ..core.record import PART, atomic_write, explain_write_error, explained, sync
 
 SCHEMA = 2
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.safetensors"
+LAST, PREVIOUS, DAMAGED, BEST = "last.pt", "previous.pt", "damaged.pt", "best.safetensors"
 _BRIEF = 0.05  # seconds of a write up to which training waits for it
-_MUST = ("run", "model", "optimizer", "random", "precision", "threads")  # what a checkpoint of a run holds
+# What a checkpoint of a run holds.
+_MUST = {"run": dict, "model": dict, "optimizer": dict, "random": dict, "precision": str, "threads": int}
 
 Note = dict[str, str]
+_Best = tuple[dict[str, torch.Tensor], Note]
+_Failure = tuple[Exception, _Best | None]
 
 
 class Saver:
@@ -38,9 +42,9 @@ class Saver:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._best: tuple[dict[str, torch.Tensor], Note] | None = None
+        self._best: _Best | None = None
         self._thread: threading.Thread | None = None
-        self._error: RunFolderError | None = None
+        self._failed: _Failure | None = None
         self.seconds = 0.0  # of the last whole write
 
     @property
@@ -52,20 +56,34 @@ class Saver:
         """Have these weights written as the best ones with the next checkpoint."""
         self._best = _weights(model), note
 
-    def save(self, state: Mapping[str, Any], *, beside: bool = False) -> None:
-        """Write a checkpoint; beside training, a failure is raised by the next call or by `wait`.
+    @property
+    def busy(self) -> bool:
+        """Whether a write is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(self, state: Mapping[str, Any], *, after: Sequence[Path] = (), beside: bool = False) -> None:
+        """Write a checkpoint; beside training, a failure is raised by `wait`, or by the next call that writes beside it.
+
+        That call writes all the same, since there may be room again.
+
+        Args:
+            state: what is to be written.
+            after: files that the disk must have whole before.
+            beside: whether training goes on meanwhile.
 
         Raises:
             RunFolderError: where the disk is full or cannot be written; the checkpoints on it are whole all the same.
         """
-        self.wait()
-        if beside:
-            self._thread = threading.Thread(target=self._write_quietly, args=(_copy(state), self._best))
+        failure = self._finish()
+        if not beside:
+            self._write(state, after, self._best)
             self._best = None
-            self._thread.start()
-        else:
-            self._write(state, self._best)
-            self._best = None
+            return
+        self._thread = threading.Thread(target=self._write_quietly, args=(_copy(state), after, self._best))
+        self._best = None
+        self._thread.start()
+        if failure is not None:
+            raise failure
 
     def wait(self) -> None:
         """Have the write under way finished.
@@ -73,23 +91,32 @@ class Saver:
         Raises:
             RunFolderError: where it failed.
         """
+        if (failure := self._finish()) is not None:
+            raise failure
+
+    def _finish(self) -> Exception | None:
+        """Why the write that was under way failed, if it did; its best weights are kept for the next attempt."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+        if self._failed is None:
+            return None
+        (error, best), self._failed = self._failed, None
+        if self._best is None:  # else there are better ones
+            self._best = best
+        return error
 
-    def _write_quietly(self, state: Mapping[str, Any], best: tuple[dict[str, torch.Tensor], Note] | None) -> None:
+    def _write_quietly(self, state: Mapping[str, Any], after: Sequence[Path], best: _Best | None) -> None:
         try:
-            self._write(state, best)
-        except RunFolderError as error:
-            self._error = error
-            if self._best is None:
-                self._best = best  # for the next attempt, unless there is a better one
+            self._write(state, after, best)
+        except Exception as error:
+            self._failed = error, best
 
-    def _write(self, state: Mapping[str, Any], best: tuple[dict[str, torch.Tensor], Note] | None) -> None:
+    def _write(self, state: Mapping[str, Any], after: Sequence[Path], best: _Best | None) -> None:
         began = time.monotonic()
+        with explained(self._folder):
+            for path in after:
+                sync(path)
         if best is not None:
             write_weights(self._folder / BEST, *best)
         save(self._folder / LAST, state)
@@ -102,19 +129,20 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         RunFolderError: where the disk is full or cannot be written; the old checkpoint is still whole then.
     """
-    buffer = io.BytesIO()
+    buffer, new = io.BytesIO(), path.with_name(f".{path.name}{PART}")
     torch.save({"schema": SCHEMA, **state}, buffer)
-    _write(path.with_name(f".{path.name}"), buffer.getvalue())
-    try:
+    _write(new, buffer.getvalue())
+    with explained(path.parent):
         if path.exists():
             os.replace(path, path.with_name(PREVIOUS))
-        os.replace(path.with_name(f".{path.name}"), path)
-    except OSError as error:
-        raise explain_write_error(path.parent, error) from error
+        os.replace(new, path)
+        sync(path.parent)
 
 
 def latest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, str | None]:
     """The last whole checkpoint of a run, or None where it has none yet; and what is to be said of it.
+
+    A damaged last one is put aside, so that the next write does not push out the whole one before it.
 
     Raises:
         RunFolderError: where there are only damaged ones, foreign ones, or one from a newer version.
@@ -128,7 +156,11 @@ def latest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, s
         except _Damaged as error:
             damage = damage or error
         else:
-            return state, f"{damage}; the one before it is used, of update {_steps(state)}" if damage else None
+            if damage is None:
+                return state, None
+            with explained(folder):
+                os.replace(folder / LAST, folder / DAMAGED)
+            return state, f"{damage}; the one before it is used, of update {_steps(state)}"
     if damage is not None:
         raise RunFolderError(f"{damage}, and there is no whole one before it; train anew")
     return None, None
@@ -143,6 +175,10 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     if not path.exists():
         raise RunFolderError(f"there is no checkpoint at '{path}': the run ended before its first one; start it anew")
     try:
+        path.open("rb").close()
+    except OSError as error:
+        raise RunFolderError(f"cannot read '{path}': {error.strerror}") from None
+    try:
         _require_intact(path)
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
@@ -153,9 +189,29 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     if state["schema"] != SCHEMA:
         advice = "update budgeted" if state["schema"] > SCHEMA else "finish it with the version that wrote it"
         raise RunFolderError(f"'{path}' has schema {state['schema']}, and this version reads {SCHEMA}; {advice}")
-    if missing := [name for name in _MUST if name not in state]:
-        raise _Damaged(f"'{path}' is not a checkpoint of budgeted's: it has no {missing[0]}")
+    for name, kind in _MUST.items():
+        if not isinstance(state.get(name), kind):
+            raise _Damaged(f"'{path}' is not a checkpoint of budgeted's: it has no {name}")
+    try:
+        _steps(state)
+    except (LookupError, TypeError, ValueError):
+        raise _Damaged(f"'{path}' is not a checkpoint of budgeted's: its run has no ledger") from None
     return state
+
+
+def require_alike(found: Any, like: Any) -> None:
+    """Hold what was loaded against an example of its shape; anything is like None.
+
+    Raises:
+        TypeError, LookupError: where it lacks that shape.
+    """
+    if like is None:
+        return
+    numbers = isinstance(found, int | float) and isinstance(like, int | float)
+    if isinstance(found, bool) != isinstance(like, bool) or not (numbers or isinstance(found, type(like))):
+        raise TypeError(f"{type(found).__name__} instead of {type(like).__name__}")
+    for key in like if isinstance(like, dict) else ():
+        require_alike(found[key], like[key])
 
 
 class _Damaged(RunFolderError):
@@ -170,8 +226,10 @@ def _copy(value: Any) -> Any:
     """The state as it is now, in memory of its own."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # with what a module's state has as attributes: the versions of its layout
+        copied.update({key: _copy(item) for key, item in value.items()})
+        return copied
     if isinstance(value, list | tuple):
         return type(value)(_copy(item) for item in value)
     return value
@@ -197,7 +255,7 @@ def write_weights(path: Path, weights: dict[str, torch.Tensor], note: Note) -> N
     """The same for weights that were copied before."""
     from safetensors.torch import save as to_bytes
 
-    _write(path, to_bytes(weights, {"format": "pt", **note, "sha256": _digest(weights)}))
+    _write(path, to_bytes(weights, {"format": "pt", **note, "sha256": _digest(weights, note)}))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -231,13 +289,14 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Note]:
     except (SafetensorError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise RunFolderError(f"the weights '{path}' are damaged ({reason})") from error
-    if note.get("sha256", _digest(weights)) != _digest(weights):
+    note.pop("format", None)
+    if (written := note.pop("sha256", None)) is not None and written != _digest(weights, note):
         raise RunFolderError(f"the weights '{path}' are damaged: their checksum is another")
     return weights, note
 
 
-def _digest(weights: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(weights: Mapping[str, torch.Tensor], note: Note) -> str:
+    digest = hashlib.sha256(repr(sorted(note.items())).encode())
     for name in sorted(weights):
         digest.update(name.encode())
         digest.update(weights[name].contiguous().flatten().view(torch.uint8).numpy().data)

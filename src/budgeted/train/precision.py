@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..core.errors import BudgetedError
 from ..core.text import nearest
 from .data import Batch
+from .process import random_state_kept
 
 _WORTHWHILE = 1.1  # a speed-up below this is not worth other numerics
 _SPREAD = 1.5  # and one below this not worth all threads
@@ -92,7 +93,7 @@ def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], T
     def seconds_of(precision: Precision) -> float:
         return _time(precision, copy.deepcopy(model), few, loss, device, trials)
 
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout draws from it
+    with random_state_kept():  # dropout draws from it, and a task's own loss from any
         if 4 * seconds_of(named("float32")) < _BRIEF:
             few, trials = batch, 4
         seconds: dict[str, float] = {}
@@ -125,7 +126,7 @@ def batch_seconds(
 ) -> float:
     """Seconds of a forward and backward pass over a batch, from one over a quarter of it; nothing is touched."""
     few = _quarter(batch)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with random_state_kept():
         seconds = _time(precision, copy.deepcopy(model), few, loss, device, 2)
     return seconds * len(batch.targets) / len(few.targets)
 

@@ -37,7 +37,8 @@ def set_random_state(state: dict[str, Any]) -> None:
     """Put them back."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
+        for device in range(min(len(state["cuda"]), torch.cuda.device_count())):  # a run may go on on another machine
+            torch.cuda.set_rng_state(state["cuda"][device].cpu(), device)
     random.setstate(state["python"])
     if "numpy" in state:
         import numpy

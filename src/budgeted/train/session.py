@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,23 @@ Result = dict[str, Any]
 _LOGGED_ROWS = 500  # over the whole budget
 _LIVE_SECONDS = 0.2  # between rows that are only shown, and between looks at what is asked
 _EXTRA_SHARE = 0.1  # of the seconds left that refreshing and drawing at the end may each take
+_SAVING_SHARE = 0.05  # of the time so far that checkpoints at evaluations may take, where time is the budget
 _REFRESH_BATCHES = 16  # that batch norm's statistics are taken from at the end
+# The shape of a checkpoint, by example; None is anything.
+_SAVED = {
+    "run": {"budget": "", "schedule": "", "ledger": {"spent": {"seconds": 0.0}}},
+    "optimizer": {"state": {}},
+    "average": None,
+    "precision": "",
+    "threads": 1,
+    "losses": {"sum": 0.0, "count": 0},
+    "best": {"value": None, "steps": 0, "progress": 0.0},
+    "evaluations": {},
+    "left_out": [],
+    "rows": 0,
+    "logged": 0,
+    "finished": None,
+}
 
 
 @dataclass(slots=True)
@@ -98,6 +114,7 @@ class Session:
     losses: Losses = field(default_factory=Losses)
     left_out: list[str] = field(default_factory=list)  # extras at the end, for want of time
     finished: Row | None = None  # the last row, once training and its last evaluation are over
+    set_up: float = 0.0  # seconds
     saved_at: float = field(default_factory=time.monotonic)
     logged: int = 0
     looked: float = 0.0  # when somebody outside was last thought of
@@ -105,14 +122,17 @@ class Session:
     @classmethod
     def start(cls, task: Task, spec: Spec, folder: RunFolder, given: Circumstances) -> Session:
         """Data, model, optimizer and budget, as the spec has them, or as the last checkpoint left them."""
-        saved, trouble = checkpoint.latest(folder.path, given.device)
+        saved, trouble = checkpoint.latest(folder.path, torch.device("cpu"))
         if trouble is not None:
             warnings.warn(trouble, BudgetWarning, stacklevel=2)
+        if saved is not None:
+            _require_readable(saved, folder)
         folder.sweep()
         lost = _seconds_lost(folder, saved)
         seed(spec.seed)
         data, model = task.data(given.root, given.device), task.model()
-        choice = _choose_precision(task, spec, data, model, given.device, saved)
+        with random_state_kept():  # a replay, or a run with a precision of its own, draws no batch for it
+            choice = _choose_precision(task, spec, data, model, given.device, saved)
         replayed = Trace.read(folder.path / "replay.bin") if spec.replay else None
         torch.set_num_threads(folder.read("replay")["threads"] if replayed else choice.threads)
         model = choice.precision.place(model, given.device)
@@ -150,12 +170,15 @@ class Session:
         )
         session.desk.clear()
         if saved is None:
+            began = time.monotonic()
             folder.write("environment", _environment(given.device, choice))
+            run.ledger.expect("result", time.monotonic() - began)  # is as small a file
             session._require_time(choice)
         else:
             session._restore(saved, lost)
         if given.change is not None:
             session._record_budget()
+        session.set_up = time.monotonic() - given.began
         return session
 
     def _require_time(self, choice: Choice) -> None:
@@ -163,8 +186,9 @@ class Session:
         ledger, train = self.run.ledger, self.data.train
         if not ledger.timed:
             return
-        batch, device = next(train.epoch(self.spec.seed, 0)), self.circumstances.device
-        update = choice.batch_seconds or batch_seconds(choice.precision, self.model, batch, self.task.loss, device)
+        with random_state_kept():
+            batch, device = next(train.epoch(self.spec.seed, 0)), self.circumstances.device
+            update = choice.batch_seconds or batch_seconds(choice.precision, self.model, batch, self.task.loss, device)
         # A forward pass costs about a third of an update.
         evaluation = update / 3 * getattr(self.data.validation, "samples", 0) / max(1, len(batch.targets))
         left = ledger.seconds_left()
@@ -191,6 +215,8 @@ class Session:
                     batch = next(batches, None)
                 if batch is None:
                     break
+                if self.run.done:  # time ran out while it was made
+                    return
                 yield self.precision.prepare(batch)
                 if self.run.done:
                     return
@@ -220,15 +246,16 @@ class Session:
         self.evaluations.took(self.run)
         self.run.report(figures[self.task.metric])
         first = self.best.value is None
-        if first and self._refreshes():
+        if first and self._refreshes() and self._may_try("refresh", max(self._costs("evaluation"))):
             with self.run.measure("refresh", 1):
                 fresh = self._judge(self._refreshed(self.model))
             figures |= {f"{name}_refreshed": value for name, value in fresh.items()}
             self._afford("refresh")
         row = self.row(figures)
         self._keep_best(candidates)
-        self.save()
-        if first:
+        if first or self._saving_is_cheap():
+            self.save()
+        if first and self.circumstances.picture is not None and self._may_try("picture", self.set_up / 4):
             self._draw(more=1)
             self._afford("picture")
         return row
@@ -240,7 +267,7 @@ class Session:
         metric = self.task.metric
         with self.run.measure("evaluation", 0):
             figures, candidates = self._judge_all()
-        if self._refreshes() and "refresh" not in self.left_out:
+        if self._refreshes() and self._affordable("refresh"):
             with self.run.measure("refresh", 0):
                 fresh = self._refreshed(self.model)
                 other = self._judge(fresh)
@@ -255,7 +282,7 @@ class Session:
         self._keep_best(candidates)
         self.finished = row
         self.save(last=True)
-        if "picture" not in self.left_out:
+        if self.circumstances.picture is not None and self._affordable("picture"):
             self._draw(more=0)
         return row
 
@@ -312,6 +339,38 @@ class Session:
                 self.best = Best(value, self.run.ledger.steps, self.run.progress)
                 with evaluation_mode(self.optimizer):
                     self.saver.keep_best(model, self.best.note(self.spec.task))
+
+    def _costs(self, activity: str) -> list[float]:
+        """Seconds that it took lately, if it was measured."""
+        found = self.run.ledger.activities.get(activity)
+        return found.recent if found is not None and found.recent else [0.0]
+
+    def _may_try(self, extra: str, seconds: float) -> bool:
+        """Whether there is time to find out what an extra costs, which is at least so much; else it is left out."""
+        ledger = self.run.ledger
+        if ledger.timed and seconds > _EXTRA_SHARE * (ledger.seconds_left() or 0.0):
+            self.left_out.append(extra)
+        return extra not in self.left_out
+
+    def _affordable(self, extra: str) -> bool:
+        """Whether an extra still fits at the end, should it be twice as slow as it was; else it is left out."""
+        ledger = self.run.ledger
+        if extra not in self.left_out and ledger.timed and 2 * max(self._costs(extra)) > ledger.seconds_to_end():
+            self.left_out.append(extra)
+        return extra not in self.left_out
+
+    def _saving_is_cheap(self) -> bool:
+        """Whether saves beside those that are due stay a small share of a budget in time."""
+        ledger, saver = self.run.ledger, self.saver
+        if not ledger.timed:
+            return True
+        spent = sum(ledger.activities[name].seconds for name in ("checkpoint", "snapshot") if name in ledger.activities)
+        return not saver.busy and spent + saver.seconds <= _SAVING_SHARE * ledger.seconds and self._room_to_save()
+
+    def _room_to_save(self) -> bool:
+        """Whether a write that begins now is over before the last one has to begin."""
+        left = self.run.ledger.seconds_left() if self.run.ledger.timed else None
+        return left is None or left > 2 * self.saver.seconds
 
     def _afford(self, extra: str) -> None:
         """Give up an extra at the end, and what is kept in reserve for it, where it would cost too much of the training."""
@@ -399,7 +458,7 @@ class Session:
 
     def save_due(self) -> bool:
         """Whether so long passed without a checkpoint that a kill would lose too much."""
-        return time.monotonic() - self.saved_at > self.circumstances.save_every
+        return time.monotonic() - self.saved_at > self.circumstances.save_every and self._room_to_save()
 
     def save(self, *, last: bool = False) -> None:
         """Everything that a resume needs; nothing that is not finite.
@@ -414,13 +473,16 @@ class Session:
         self.losses.check()
         try:
             with self.run.measure(*(("snapshot", None) if beside else ("checkpoint", 1))):
-                self.rows.sync()
-                self.trace.flush()
-                self.saver.save(self._state(), beside=beside)
+                self.rows.flush()
+                self.trace.flush(sync=False)
+                self.saver.save(self._state(), after=(self.rows.path, self.trace.path), beside=beside)
         except RunFolderError as error:
             if last:
                 raise
-            warnings.warn(f"no checkpoint at update {self.run.ledger.steps}: {error}", BudgetWarning, stacklevel=2)
+            moment = "before" if beside else "at"
+            warnings.warn(
+                f"no checkpoint {moment} update {self.run.ledger.steps}: {error}", BudgetWarning, stacklevel=2
+            )
         if beside:
             self.run.ledger.expect("checkpoint", self.saver.seconds)
 
@@ -443,19 +505,22 @@ class Session:
         }
 
     def _restore(self, saved: dict[str, Any], lost: float) -> None:
-        self.run.load_state_dict(saved["run"], change=self.circumstances.change is not None, lost=lost)
         try:
+            checkpoint.require_alike(saved["evaluations"], asdict(self.evaluations))
+            if saved["finished"] is not None:
+                checkpoint.require_alike(saved["finished"], {**dict.fromkeys(ROW), self.task.metric: 0.0})
+            self.run.load_state_dict(saved["run"], change=self.circumstances.change is not None, lost=lost)
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
+            if self.averaged is not None:
+                self.averaged.load_state_dict(saved["average"])
+            set_random_state(saved["random"])
+            self.losses.load_state_dict(saved["losses"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise RunFolderError(
                 f"the checkpoint in '{self.folder.path}' is of another model or optimizer than the task now has ({reason})"
             ) from error
-        if self.averaged is not None:
-            self.averaged.load_state_dict(saved["average"])
-        set_random_state(saved["random"])
-        self.losses.load_state_dict(saved["losses"])
         self.best = self._best_on_disk(Best(**saved["best"]))
         self.evaluations = Evaluations(**saved["evaluations"])
         self.left_out = list(saved["left_out"])
@@ -510,15 +575,36 @@ class Session:
             "wall_seconds": round(time.monotonic() - self.circumstances.began, 4),
             "run_dir": str(self.folder.path),
         }
-        self.folder.write("result", result)
+        with run.measure("result", 0):
+            self.folder.write("result", result)
         return result
+
+
+def _require_readable(saved: Mapping[str, Any], folder: RunFolder) -> None:
+    """Refuse a checkpoint that holds what this version does not write, before any of it is used."""
+    try:
+        checkpoint.require_alike(saved, _SAVED)
+        if saved["best"]["value"] is not None:
+            checkpoint.require_alike(saved["best"]["value"], 0.0)
+        if not (saved["threads"] >= 1 and 0 <= saved["rows"] < 2**62):
+            raise ValueError("a number is out of range")
+        for state in saved["optimizer"]["state"].values():
+            checkpoint.require_alike(state, {})
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunFolderError(
+            f"the checkpoint in '{folder.path}' holds what this version does not write ({error})"
+        ) from None
 
 
 def _seconds_lost(folder: RunFolder, saved: dict[str, Any] | None) -> float:
     """Seconds that were spent after the checkpoint, as far as a row tells: what was spent stays spent."""
-    undone = itertools.islice(folder.rows(), saved["rows"] if saved else 0, None)
-    kept = saved["run"]["ledger"]["spent"]["seconds"] if saved else 0.0
-    return max(0.0, *(float(row["seconds"]) - kept for row in undone), 0.0)
+    kept, last = (saved["run"]["ledger"]["spent"]["seconds"], saved["rows"]) if saved else (0.0, 0)
+    lost = 0.0
+    with contextlib.suppress(RunFolderError):  # damage among the rows to be kept is told when they are read
+        for row in itertools.islice(folder.rows(), last, None):
+            seconds = row.get("seconds")
+            lost = max(lost, seconds - kept if isinstance(seconds, int | float) else 0.0)
+    return lost
 
 
 def _trace(folder: RunFolder, steps: int) -> TraceWriter:
