@@ -15,6 +15,7 @@ class Activity:
     first_at: float = 0.0  # training seconds at the first and the last one
     last_at: float = 0.0
     more: int | None = None  # how often it will come again, where that is known
+    spare: float = 0.0  # seconds that the last one may take beyond the worst so far
 
     def add(self, seconds: float, at: float, more: int | None = None) -> None:
         self.first_at = self.first_at if self.count else at
@@ -27,15 +28,17 @@ class Activity:
         if self.more == 0:
             return 0.0
         worst = max(self.recent)
-        return ((self.more or 1) - 1) * (self.seconds / self.count if self.count else worst) + worst
+        return ((self.more or 1) - 1) * (self.seconds / self.count if self.count else worst) + worst + self.spare
 
-    @property
-    def doubt(self) -> float:
-        """Seconds that the last one may take beyond the worst so far: the more those before differed, and the fewer they were."""
-        if self.more == 0:
-            return 0.0
+    def doubt(self, free: float) -> None:
+        """Keep a spare for the last one: the more those before differed, and the fewer they were, the more of it.
+
+        Args:
+            free: seconds left for training, of which a third may go to it.
+        """
         worst = max(self.recent)
-        return worst / 2 if self.count < 2 else min(worst / self.count, 4 * (worst - min(self.recent)))
+        doubt = worst if self.count < 2 else min(worst / self.count, 4 * (worst - min(self.recent)))
+        self.spare = 0.0 if self.more == 0 else max(0.0, min(doubt, free / 3))
 
     def rate(self, at: float) -> float:
         """Seconds of it for each second of training, where it came at least twice and nobody said how often it will."""

@@ -350,12 +350,24 @@ class Ledger:
                 name, more = f"{name}, broken off", 0
             activity = self.activities.setdefault(name, Activity())
             activity.add(seconds, self._training_seconds() - seconds, more)
-            self._plan()
+            self._doubt(activity)
 
     def expect(self, name: str, seconds: float, more: int = 1) -> None:
         """Keep an estimate in reserve for an activity that was not measured here: not yet, or not on this thread."""
         activity = self.activities.setdefault(name, Activity())
         activity.recent, activity.more = [*activity.recent[-2:], seconds], more
+        self._doubt(activity)
+
+    def _doubt(self, activity: Activity) -> None:
+        """Have an activity keep a spare, out of what is left for training without it, and plan anew."""
+        activity.spare = 0.0
+        self._spent[SECONDS] = self._last - self._origin
+        free = [
+            self._for_training(track, self._spent[track.index]) / unit
+            for track in self._course.tracks
+            if (unit := self._per_second(track))
+        ]
+        activity.doubt(min(free, default=0.0))
         self._plan()
 
     def forgo(self, name: str) -> None:
@@ -454,8 +466,6 @@ class Ledger:
         free = left / unit - self._reserve - sum(a.certain for a in self.activities.values())
         if free <= 0:
             return free * unit
-        # The last evaluation may be dearer than those before, but no more than a third of the rest is kept for that.
-        free -= min(sum(a.doubt for a in self.activities.values()), free / 3)
         rate = 1.0 + sum(a.rate(at) for a in self.activities.values())
         if track.index == JOULES:
             return free / rate * unit
