@@ -91,6 +91,13 @@ class Wider(Tiny):
         return nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3))
 
 
+class Plain(Tiny):
+    """Without dropout and batch norm, so that it does not matter how a batch is split over processes."""
+
+    def model(self):
+        return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
 class Incomplete:
     full_budget = "1ep"
     metric = "accuracy"

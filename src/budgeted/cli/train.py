@@ -141,13 +141,18 @@ def train(
 
         spec = replace(spec, average=str(read_average(average)))
     _check_device(device)
-    if resume == "auto":
-        folder = RunFolder.unfinished(out, spec)
-    new = folder is None
-    if folder is None:
-        folder = RunFolder.create(out, spec)
-        if replay is not None:
-            copy_trace(RunFolder.open(replay), folder)
+    from ..train.team import Team
+
+    team, new = Team.join(), False
+    if folder is None and team.leads:
+        folder = RunFolder.unfinished(out, spec) if resume == "auto" else None
+        new = folder is None
+        if folder is None:
+            folder = RunFolder.create(out, spec)
+            if replay is not None:
+                copy_trace(RunFolder.open(replay), folder)
+    folder = team.firsts(folder)
+    assert folder is not None
     try:
         result = _run(chosen, spec, folder, data, device, seconds, replaced, not no_curve)
     except Interrupted as stop:
@@ -161,6 +166,8 @@ def train(
         if new:
             folder.discard()  # of what never trained, nothing is left behind
         raise
+    if not team.leads:
+        return
     if as_json:
         click.echo(json.dumps(finite(result)))
     else:

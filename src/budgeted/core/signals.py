@@ -33,6 +33,10 @@ class Signals:
         self._before: dict[int, Any] = {}
         self._process = 0
 
+    def only_tell(self, tell: Callable[[str], None]) -> None:
+        """From now on have a signal told and nothing raised: where several processes stop together, none may leave alone."""
+        self._tell, self.at_once.raises = tell, False
+
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread handle signals
             self._process = os.getpid()
@@ -58,7 +62,7 @@ class Signals:
         self._before.setdefault(signal.SIGCHLD, signal.signal(signal.SIGCHLD, lambda *_: None))
         if self._tell is not None:
             self._tell(self.caught)
-        if self.at_once.depth:
+        if self.at_once.depth and self.at_once.raises:
             raise Caught(self.caught)
 
     def __exit__(self, *_: object) -> None:
@@ -70,14 +74,14 @@ class Signals:
 class _AtOnce:
     """The context in which a signal raises `Caught`. It is entered at each update, so it is no generator."""
 
-    __slots__ = ("_signals", "depth")
+    __slots__ = ("_signals", "depth", "raises")
 
     def __init__(self, signals: Signals) -> None:
-        self._signals, self.depth = signals, 0
+        self._signals, self.depth, self.raises = signals, 0, True
 
     def __enter__(self) -> None:
         self.depth += 1
-        if self._signals.caught is not None:
+        if self._signals.caught is not None and self.raises:
             self.depth -= 1
             raise Caught(self._signals.caught)
 

@@ -7,10 +7,11 @@ micro-batches and updates that mixed precision skips never reach the hooks, so t
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -32,7 +33,9 @@ from ..core.trace import Trace
 from .energy import meter
 from .knobs import Knobs, put
 from .pipeline import Pipeline
+from .ranks import several_ranks
 from .schedule_free import is_schedule_free
+from .shared import SharedLedger
 from .tally import Tally
 
 Batch = TypeVar("Batch")
@@ -65,6 +68,9 @@ def attach(
     wall: Callable[[], float] = time.time,
 ) -> Run:
     """Let a budget drive an optimizer's learning rate to its end exactly when the budget ends.
+
+    Where torch.distributed has several ranks, all of them attach, and share one ledger: rank 0's clocks count, samples,
+    tokens and FLOPs are summed, and rates and the stop are the same on all ranks at every update.
 
     Args:
         optimizer: any PyTorch optimizer, or several on one ledger in the order in which a turn of the loop steps them; an
@@ -106,7 +112,9 @@ def attach(
     if "joules" in limited and energy is None:
         energy = meter(_device(optimizers[-1]))
     elapsed = _elapsed(anchor)
-    ledger = Ledger(caps, warmup=warmup_caps, elapsed=elapsed, reserve=reserve, clock=clock, wall=wall, meter=energy)
+    ledger = (SharedLedger if several_ranks() else Ledger)(
+        caps, warmup=warmup_caps, elapsed=elapsed, reserve=reserve, clock=clock, wall=wall, meter=energy
+    )
     if ledger.done:
         kept = f", and {format_duration(reserve)} are kept in reserve" if reserve else ""
         raise BudgetError(
@@ -130,7 +138,7 @@ class Run:
         optimizers: Sequence[Optimizer],
         budget: Budget,
         schedule: Schedule | Plateau,
-        ledger: Ledger,
+        ledger: Ledger | SharedLedger,
         terms: Terms,
         caps: Sequence[Cap],
         phases: Sequence[Cap],
@@ -199,13 +207,25 @@ class Run:
         """
         if self.done:
             return  # without a batch, or the workers that would make it
-        for batch in loader:
+        for batch in self._same_number(loader):
             if self.done:
                 return  # time ran out while the batch was made
             with self.counted(batch):
                 yield batch
             if self.done:
                 return
+
+    def _same_number(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """As many batches on every rank as the one with the fewest has: a rank without one would leave the rest waiting."""
+        ledger = self.ledger
+        if isinstance(ledger, Ledger):
+            yield from loader
+        elif isinstance(loader, Sized):
+            yield from itertools.islice(loader, ledger.agree(len(loader)))
+        else:
+            batches, nothing = iter(loader), object()
+            while ledger.agree((batch := next(batches, nothing)) is not nothing):
+                yield batch  # type: ignore[misc]
 
     def counted(self, batch: Any) -> AbstractContextManager[None]:
         """A context that counts a batch as `over` does, for a loop that gets its batches elsewhere."""

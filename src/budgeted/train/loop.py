@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from ..core.signals import Caught, Signals
 from .process import determinism
 from .session import Circumstances, Result, Row, Session
 from .task import Task
+from .team import Team
 
 
 def fit(
@@ -34,6 +36,9 @@ def fit(
     change: Budget | None = None,
 ) -> Generator[Row, None, Result]:
     """Train a task under a budget, or go on where its folder's last checkpoint is.
+
+    Started by torchrun, each batch is split over the processes, and rank 0 evaluates, writes and yields; the others' result
+    is empty.
 
     Args:
         task: what to train.
@@ -60,9 +65,11 @@ def fit(
         Interrupted: after SIGINT, SIGTERM or SIGUSR1; the last checkpoint is from then.
     """
     began = time.monotonic() - (process_age() if anchor == "process" else 0.0)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with hold(folder.path), determinism(spec.deterministic), Signals() as signals:
-        given = Circumstances(root, place, began, reserve, save_every, picture, change, signals)
+    team = Team.join()
+    place = torch.device(device) if device else team.device
+    held = hold(folder.path) if team.leads else nullcontext()
+    with held, determinism(spec.deterministic), Signals() as signals:
+        given = Circumstances(root, place, began, reserve, save_every, picture, change, signals, team)
         try:
             with signals.at_once:
                 session = Session.start(task, spec, folder, given)
@@ -70,12 +77,14 @@ def fit(
             raise Interrupted(f"{signal}: stopped while setting up; nothing is lost, and nothing was trained") from None
         run = session.run
         try:
-            if session.evaluations.due(run):  # a signal came before it
+            if team.leads and session.evaluations.due(run):  # a signal came before it
                 yield session.evaluate()
             for batch in session.batches():
                 session.update(batch)
                 if run.done:
                     break
+                if not team.leads:
+                    continue
                 if session.evaluations.due(run):
                     yield session.evaluate()
                 elif session.row_due():
@@ -85,10 +94,14 @@ def fit(
                 if session.somebody_may_look():
                     session.hear()
                     yield session.row()
+            if run.interrupted is not None:
+                raise Caught(run.interrupted)
             if not run.ledger.steps:
                 raise BudgetError(
                     f"budget '{run.budget}' left no time for one update after {run.ledger.seconds:.1f}s of set-up; give a longer one"
                 )
+            if not team.leads:
+                return {}
             last = session.finish()
             yield last
             return session.result(last)

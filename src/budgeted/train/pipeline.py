@@ -8,6 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from ..core.ledger import Ledger
+from .shared import SharedLedger
 
 _RUN_AHEAD = 4  # updates that the host may be ahead of the device when seconds are counted
 
@@ -20,12 +21,12 @@ class Pipeline:
     device whether it skips; its flag is copied behind the update and read when that wait is over.
     """
 
-    def __init__(self, device: torch.device, ledger: Ledger) -> None:
+    def __init__(self, device: torch.device, ledger: Ledger | SharedLedger) -> None:
         self._device, self._ledger = device, ledger
         self._queue: deque[tuple[torch.cuda.Event, torch.Tensor | None]] = deque()
 
     @classmethod
-    def of(cls, optimizer: Optimizer, ledger: Ledger) -> Pipeline | None:
+    def of(cls, optimizer: Optimizer, ledger: Ledger | SharedLedger) -> Pipeline | None:
         """A pipeline where one is needed: for a CUDA device with a clock, or an optimizer that skips by itself."""
         device = next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
         skips = getattr(optimizer, "_step_supports_amp_scaling", False)

@@ -33,7 +33,9 @@ from .losses import Losses
 from .precision import Choice, Precision, batch_seconds, fastest, named
 from .process import random_state, random_state_kept, seed, set_random_state
 from .schedule_free import enter_training, evaluation_mode
+from .shared import SharedLedger
 from .task import Data, Task
+from .team import Team
 
 Row = dict[str, Any]
 Result = dict[str, Any]
@@ -89,6 +91,7 @@ class Circumstances:
     picture: Callable[[RunFolder], None] | None
     change: Budget | None
     signals: Signals
+    team: Team
 
 
 @dataclass(slots=True)
@@ -101,13 +104,14 @@ class Session:
     circumstances: Circumstances
     data: Data
     model: nn.Module
+    trained: nn.Module  # the same, or what averages its gradients over the ranks
     optimizer: torch.optim.Optimizer
     run: Run
     precision: Precision
     evaluations: Evaluations
     averaged: Averaged | None
-    rows: RowLog
-    trace: TraceWriter
+    rows: RowLog | None  # kept by rank 0 alone
+    trace: TraceWriter | None
     saver: checkpoint.Saver
     desk: Desk
     best: Best = field(default_factory=Best)
@@ -122,21 +126,20 @@ class Session:
     @classmethod
     def start(cls, task: Task, spec: Spec, folder: RunFolder, given: Circumstances) -> Session:
         """Data, model, optimizer and budget, as the spec has them, or as the last checkpoint left them."""
-        saved, trouble = checkpoint.latest(folder.path, torch.device("cpu"))
-        if trouble is not None:
-            warnings.warn(trouble, BudgetWarning, stacklevel=2)
-        if saved is not None:
-            _require_readable(saved, folder)
-        folder.sweep()
-        lost = _seconds_lost(folder, saved)
+        team, saved, lost = given.team, None, 0.0
+        if team.leads:
+            saved, lost = _last_state(folder)
+        saved, lost = team.firsts((saved, lost))
         seed(spec.seed)
         data, model = task.data(given.root, given.device), task.model()
         with random_state_kept():  # a replay, or a run with a precision of its own, draws no batch for it
-            choice = _choose_precision(task, spec, data, model, given.device, saved)
+            choice = team.firsts(_choose_precision(task, spec, data, model, given.device, saved))
         replayed = Trace.read(folder.path / "replay.bin") if spec.replay else None
         torch.set_num_threads(folder.read("replay")["threads"] if replayed else choice.threads)
         model = choice.precision.place(model, given.device)
         optimizer = task.optimizer(model)
+        if not team.leads:
+            seed(spec.seed + 1_000_003 * team.rank)  # the same weights, but not the same dropout
         run = attach(
             optimizer,
             given.change or (saved["run"]["budget"] if saved else folder.budget),
@@ -158,25 +161,29 @@ class Session:
             given,
             data,
             model,
+            team.wrap(model),
             optimizer,
             run,
             choice.precision,
             Evaluations.of(run, len(data.train), spec.evaluations),
             read_average(spec.average).start(model) if spec.average else None,
-            RowLog(folder, saved["rows"] if saved else 0),
-            _trace(folder, int(saved["run"]["ledger"]["spent"]["steps"]) if saved else 0),
+            RowLog(folder, saved["rows"] if saved else 0) if team.leads else None,
+            _trace(folder, int(saved["run"]["ledger"]["spent"]["steps"]) if saved else 0) if team.leads else None,
             checkpoint.Saver(folder.path),
             Desk(folder.path),
         )
-        session.desk.clear()
+        if isinstance(run.ledger, SharedLedger):
+            given.signals.only_tell(run.interrupt)
+            run.ledger.hear = session.take_up
         if saved is None:
-            began = time.monotonic()
-            folder.write("environment", _environment(given.device, choice))
-            run.ledger.expect("result", time.monotonic() - began)  # is as small a file
+            if team.leads:
+                began = time.monotonic()
+                folder.write("environment", _environment(given.device, choice, team))
+                run.ledger.expect("result", time.monotonic() - began)  # is as small a file
             session._require_time(choice)
         else:
             session._restore(saved, lost)
-        if given.change is not None:
+        if given.change is not None and team.leads:
             session._record_budget()
         session.set_up = time.monotonic() - given.began
         return session
@@ -224,15 +231,17 @@ class Session:
 
     def update(self, batch: Batch) -> None:
         """One update: its rate is set and it is counted in the optimizer's hooks."""
-        run, position = self.run, self.run.progress
-        self.model.train()
+        run, team, position = self.run, self.circumstances.team, self.run.progress
+        self.trained.train()
+        batch, weight = team.part(batch) if team.count > 1 else (batch, 1.0)
         with run.counted(batch):
             with self.precision.autocast(self.circumstances.device):
-                loss = self.task.loss(self.model, batch)
+                loss = self.task.loss(self.trained, batch)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            (loss if weight == 1.0 else loss * weight).backward()
             self.optimizer.step()
-        self.trace.add(position, run.factor)
+        if self.trace is not None:
+            self.trace.add(position, run.factor)
         if self.averaged is not None:
             self.averaged.update(run.progress)
         self.losses.add(loss.detach(), run.ledger.steps)
@@ -418,7 +427,8 @@ class Session:
         if figures or moment > self.logged:
             self.logged = moment
             self.losses.restart()
-            self.rows.append(row)
+            if self.rows is not None:
+                self.rows.append(row)
         return row
 
     # Requests from other terminals
@@ -426,11 +436,21 @@ class Session:
     def hear(self) -> None:
         """Take up what was asked of this run while it trains."""
         while (request := self.desk.poll()) is not None:
-            try:
-                answer = self._grant(request)
-            except BudgetedError as error:
-                self.desk.refuse(request, str(error))
+            if isinstance(self.run.ledger, SharedLedger):
+                self.run.ledger.announce(request)  # all ranks take it up at the same update
             else:
+                self.take_up(request)
+
+    def take_up(self, request: Request) -> None:
+        """Do what was asked, on every rank, and answer."""
+        leads = self.circumstances.team.leads
+        try:
+            answer = self._grant(request)
+        except BudgetedError as error:
+            if leads:
+                self.desk.refuse(request, str(error))
+        else:
+            if leads:
                 self._record_budget()
                 self.desk.answer(request, answer)
 
@@ -468,6 +488,8 @@ class Session:
         Raises:
             RunFolderError: where the last one cannot be written.
         """
+        if self.rows is None or self.trace is None:
+            return
         self.saved_at = time.monotonic()
         beside = self.saver.beside and not last
         self.losses.check()
@@ -499,7 +521,7 @@ class Session:
             "best": asdict(self.best),
             "evaluations": asdict(self.evaluations),
             "left_out": self.left_out,
-            "rows": self.rows.count,
+            "rows": self.rows.count if self.rows is not None else 0,
             "logged": self.logged,
             "finished": self.finished,
         }
@@ -514,7 +536,8 @@ class Session:
             self.optimizer.load_state_dict(saved["optimizer"])
             if self.averaged is not None:
                 self.averaged.load_state_dict(saved["average"])
-            set_random_state(saved["random"])
+            if self.circumstances.team.leads:
+                set_random_state(saved["random"])
             self.losses.load_state_dict(saved["losses"])
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
@@ -549,7 +572,8 @@ class Session:
         """Finish what is being written, and let go of the optimizer."""
         with contextlib.suppress(RunFolderError):  # whoever needs them written has asked before
             self.saver.wait()
-            self.trace.close()
+            if self.trace is not None:
+                self.trace.close()
         self.run.close()
 
     def result(self, last: Row) -> Result:
@@ -567,7 +591,7 @@ class Session:
             "metric": {"name": metric, "best": self.best.value, "final": last[metric]},
             "best_at": {"steps": self.best.steps, "progress": self.best.progress},
             "final": {name: value for name, value in last.items() if name.startswith(metric)},
-            "activities": {name: round(a.seconds, 4) for name, a in run.ledger.activities.items()},
+            "activities": {name: round(a.seconds, 4) for name, a in run.ledger.activities.items() if a.count},
             "evaluations_skipped": self.evaluations.skipped,
             "left_out": self.left_out,
             "overrun_seconds": round(run.ledger.overrun(), 4),
@@ -578,6 +602,18 @@ class Session:
         with run.measure("result", 0):
             self.folder.write("result", result)
         return result
+
+
+def _last_state(folder: RunFolder) -> tuple[dict[str, Any] | None, float]:
+    """What the run's last whole checkpoint holds, if it has one, and the seconds that were spent after it."""
+    saved, trouble = checkpoint.latest(folder.path, torch.device("cpu"))
+    if trouble is not None:
+        warnings.warn(trouble, BudgetWarning, stacklevel=2)
+    if saved is not None:
+        _require_readable(saved, folder)
+    folder.sweep()
+    Desk(folder.path).clear()
+    return saved, _seconds_lost(folder, saved)
 
 
 def _require_readable(saved: Mapping[str, Any], folder: RunFolder) -> None:
@@ -643,7 +679,7 @@ def _choose_precision(
     return fastest(model, next(data.train.epoch(spec.seed, 0)), task.loss, device)
 
 
-def _environment(device: torch.device, choice: Choice) -> dict[str, Any]:
+def _environment(device: torch.device, choice: Choice, team: Team) -> dict[str, Any]:
     packages = {}
     for name in ("budgeted", "torch", "torchvision", "numpy", "scikit-learn", "safetensors"):
         try:
@@ -654,6 +690,7 @@ def _environment(device: torch.device, choice: Choice) -> dict[str, Any]:
         "machine": machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": choice.threads,
+        "processes": team.count,
         "packages": packages,
         "precision": choice.precision.name,
         "forward_backward_seconds": choice.seconds,
