@@ -28,7 +28,7 @@ class Activity:
         if self.more == 0:
             return 0.0
         worst = max(self.recent)
-        return ((self.more or 1) - 1) * (self.seconds / self.count if self.count else worst) + worst + self.spare
+        return ((self.more or 1) - 1) * (self.seconds / self.count if self.count else worst) + worst
 
     def doubt(self, free: float) -> None:
         """Keep a spare for the last one: the more those before differed, and the fewer they were, the more of it.

@@ -464,6 +464,7 @@ class Ledger:
             return left
         at = self._training_seconds()
         free = left / unit - self._reserve - sum(a.certain for a in self.activities.values())
+        free -= max((a.spare for a in self.activities.values()), default=0.0)  # not all of them will be dearer at once
         if free <= 0:
             return free * unit
         rate = 1.0 + sum(a.rate(at) for a in self.activities.values())

@@ -64,7 +64,7 @@ class Ranks:
 
     def agree(self, value: int, op: Reduction = "min") -> int:
         """The lowest (`min`), the highest (`max`) or the sum (`sum`) of the ranks' whole numbers."""
-        number = torch.tensor(value)
+        number = torch.tensor(int(value))  # a truth is one too
         with self._in_touch():
             dist.all_reduce(number, getattr(dist.ReduceOp, op.upper()), group=self._group)
         return int(number)

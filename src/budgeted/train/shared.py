@@ -363,6 +363,8 @@ class SharedLedger:
         if self.warmup_progress is not None:
             ramp = ledger.warmup_progress
             self.warmup_progress = None if ramp is None else max(self.warmup_progress, ramp)
+        if self.timed and ledger.update_seconds is None:
+            self._interval = 1  # what an update costs is not known yet
         self._spent = ledger.spent()
         self._costs = self._cost_of_an_update()
         self._slope = (1.0 - self.progress) * self._share(ledger.remaining())
