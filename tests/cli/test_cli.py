@@ -35,6 +35,7 @@ def budgeted(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("BUDGETED_DATA", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr("budgeted.train.loop.process_age", lambda: 0.0)  # this process is that of all tests
+    monkeypatch.setattr("budgeted.cli.train.process_age", lambda: 0.0)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit, match=r"^\d+$") as end:

@@ -270,7 +270,9 @@ def _run(
         root=data,
         device=device,
         anchor="process",
-        reserve=max(0.15, 0.04 * process_age()),  # to print the summary and leave the interpreter, as slow as it began
+        reserve=min(
+            max(0.15, 0.04 * process_age()), 1.0
+        ),  # to print the summary and leave the interpreter, as slow as it began
         save_every=save_every,
         picture=picture,
         change=replaced,
