@@ -301,7 +301,7 @@ def test_the_stand_in_refuses_what_sbatch_would():
 def test_the_rate_reaches_its_end_when_the_job_does(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("budgeted.train.loop.process_age", lambda: 0.0)  # this process is that of all tests
     monkeypatch.setattr("budgeted.cli.train.process_age", lambda: 0.0)
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 10))
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 25))
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["train", TINY, *OPTIONS, "--budget", "slurm - 2s", "--out", str(tmp_path)])
     result = json.loads(capsys.readouterr().out)
