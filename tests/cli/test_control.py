@@ -137,7 +137,7 @@ def test_a_time_to_end_in_is_kept_and_the_rate_is_low_by_then(tmp_path):
     arguments = ("--schedule", "const", "--budget", "10min", "--evaluations", "1000")
     with Training(tmp_path, *arguments) as training:
         until(lambda: sum("accuracy" in row for row in training.rows()) > 1)  # what the end will cost is known
-        said = ask(training, "stop", "--in", "2s")
+        said = ask(training, "stop", "--in", "5s")
         result = training.result()
     limit = re.search(r"the budget is now '([\d.]+)s'", said)
     assert limit is not None
