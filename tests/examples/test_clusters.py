@@ -271,6 +271,20 @@ def test_a_job_is_requeued_as_long_as_it_gets_anywhere(tmp_path, before, restart
     assert sentence in job.log.read_text()
 
 
+SAVES = "trap : TERM; trap 'for i in {1..10}; do sleep 0.1; done; touch saved; exit 130' USR1"
+
+
+def test_further_signals_do_not_cut_the_last_checkpoint_short(tmp_path):
+    job = Job(tmp_path, "--job-name=tiny", str(SCRIPT), trainer=LISTENS.format(before=f"{UPDATE}; {SAVES}"))
+    job.start()
+    until((tmp_path / "listening").exists)
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
+        job.shell.send_signal(number)
+        time.sleep(0.1)
+    assert job.ended()
+    assert (job.code, (tmp_path / "saved").exists()) == (130, True)
+
+
 @pytest.mark.parametrize("code", [1, 2, 137, 143])
 def test_a_run_that_fails_is_not_requeued(tmp_path, code):
     job = Job(tmp_path, "--job-name=tiny", str(SCRIPT), trainer=f"#!/bin/sh\nexit {code}\n")
