@@ -1,7 +1,7 @@
 """A small network on data made in memory, on several processes, sharded or not, with checkpoints to resume from.
 
 `torchrun --nproc-per-node 2 examples/distributed.py --budget 20s --shard fsdp`. The same command resumes it, on as many
-processes as there are then; with `--max-restarts 3` torchrun does that itself when one of them dies.
+processes as there are then; docs/distributed.md says how torchrun does that itself when one of them dies.
 """
 
 import argparse
@@ -110,7 +110,7 @@ def main():
     batches = Batches(len(train))
     loader = DataLoader(train, batch_sampler=batches)
     model = make_model(args.shard, device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.003)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
 
     state, lost = load(args.out, model, optimizer)  # before attach: it may step the optimizer to make it its state
     run = budgeted.attach(optimizer, args.budget, steps_per_epoch=batches.in_epoch)

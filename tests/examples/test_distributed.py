@@ -21,7 +21,7 @@ import torch
 import budgeted
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-RATE = 0.003  # the example's
+RATE = 0.1  # the example's
 pytestmark = pytest.mark.slow
 
 
@@ -92,17 +92,16 @@ class Trainer:
             f"--nproc-per-node={ranks}",
             f"--max-restarts={restarts}",
         ]
-        # Signals of the interpreter that runs the tests must not reach the ranks: they have a session of their own.
         done = subprocess.run(
             [sys.executable, *launch, __file__, "--out", str(self.out), *arguments],
             env=os.environ
-            | {"OMP_NUM_THREADS": "1", "NOTES": str(notes)}
+            # Without a store of its own, a restart may read where the dead ranks listened, and wait for them.
+            | {"OMP_NUM_THREADS": "1", "NOTES": str(notes), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
             | ({"BEFALLS": json.dumps(befalls)} if befalls else {}),
             capture_output=True,
             text=True,
             timeout=300,
             check=False,
-            start_new_session=True,
         )
         starts = defaultdict(list)
         for path in sorted(notes.glob("*-*")):
@@ -142,7 +141,7 @@ def whole(tmp_path_factory) -> tuple[Trainer, Outcome]:
 def assert_same_weights(some, others):
     assert some.keys() == others.keys()
     for name in some:
-        torch.testing.assert_close(some[name], others[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(some[name], others[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_budget_in_seconds_gives_all_ranks_the_same_rates_to_its_end(tmp_path):
@@ -188,11 +187,12 @@ def test_a_signal_to_one_rank_stops_all_and_any_number_of_ranks_goes_on(whole, t
     assert_same_weights(trainer.weights(), whole[0].weights())
 
 
-def test_where_a_rank_dies_the_others_end_with_a_sentence(tmp_path):
+def test_where_a_rank_dies_the_others_end_and_it_is_named(tmp_path):
     trainer = Trainer(tmp_path)
     outcome = trainer.run(2, "--budget=10min", befalls=(1, 40, signal.SIGKILL))
     assert outcome.status != 0
-    assert "Signal 9 (SIGKILL)" in outcome.said
+    assert "Root Cause (first observed failure)" in outcome.said
+    assert "Signal 9 (SIGKILL) received" in outcome.said
     assert not trainer.checkpoints
 
 

@@ -450,6 +450,9 @@ class Session:
             if leads:
                 self.desk.refuse(request, str(error))
         else:
+            self.save()  # a kill after the answer must not undo what was granted
+            with contextlib.suppress(RunFolderError):  # that it could not be written is said by the next save
+                self.saver.wait()
             if leads:
                 self._record_budget()
                 self.desk.answer(request, answer)

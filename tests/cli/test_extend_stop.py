@@ -192,9 +192,6 @@ def test_a_changed_run_that_is_killed_goes_on_under_the_change(tmp_path, budgete
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="what is granted is in force on a resume only once a checkpoint was written after it"
-)
 def test_a_run_that_is_killed_right_after_its_answer_goes_on_under_the_change(tmp_path, budgeted):
     with Training(tmp_path, *TRUNK) as training:
         ask(training, "stop", "--in", "200 steps", "--cooldown", "cosine")
