@@ -29,6 +29,7 @@ def launch(root: Path, ranks: int, *arguments: str, seconds: float = 0.0, restar
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "TINY_SECONDS": str(seconds),
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # PyTorch: a restart would meet the dead ranks' addresses
         "PYTHONPATH": str(Path(tiny_task.__file__).parent),
     }
     torchrun = [

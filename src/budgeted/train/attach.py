@@ -238,9 +238,39 @@ class Run:
         Args:
             name: what it is; each name has its own forecast.
             more: how often it will come again, if known; else its rhythm so far, and once at the end.
+
+        A step of the optimizer inside is no update: it keeps the rate that it has, and is not counted.
         """
-        with self._tally.aside(), self.ledger.measure(name, more):
+        with self._unhooked(), self._tally.aside(), self.ledger.measure(name, more):
             yield
+
+    def every(self, seconds: float) -> Callable[[], bool]:
+        """A question for after each update: whether so many seconds have gone by since it was last answered with yes.
+
+        All ranks get the same answer at the same update, so each must ask. At a yes they agree on what is spent, and
+        `state_dict` holds all of it; what is done then, such as a checkpoint, does not count towards the next. Once
+        training is over the answer is no.
+
+        Raises:
+            BudgetError: where seconds is negative or not finite.
+        """
+        if not 0 <= seconds < math.inf:
+            raise BudgetError(f"every takes seconds, at least 0 and finite, and was given {seconds!r}")
+        ledger, since, answered = self.ledger, self.ledger.seconds, False
+
+        def due() -> bool:
+            nonlocal since, answered
+            if self.done:
+                return False
+            if answered:
+                self._synchronise()  # all learn how long it took
+                since = ledger.seconds
+            answered = ledger.seconds - since >= seconds
+            if answered:
+                self._synchronise()
+            return answered and not self.done
+
+        return due
 
     def count(self, samples: float = 0, tokens: float = 0, flops: float = 0) -> None:
         """Say what the update under way spends; micro-batches of one update add up."""
@@ -331,9 +361,14 @@ class Run:
         """Let go of the optimizers; their rates stay as they are."""
         for handle in (*self._handles, *([self._starter] if self._starter else [])):
             handle.remove()
+        self._handles.clear()
         for knobs in self._knobs:
             knobs.release()
         self._tally.close()
+
+    def _synchronise(self) -> None:
+        if isinstance(self.ledger, SharedLedger):
+            self.ledger.synchronise()
 
     # Changing what is under way
 
@@ -473,6 +508,20 @@ class Run:
         optimizers = [knobs.optimizer for knobs in self._knobs]
         for handle, hook, optimizer in zip(self._handles, hooks, [*optimizers, optimizers[-1]], strict=True):
             handle.hooks_dict_ref()[handle.id] = _eager(hook, optimizer)  # type: ignore[index]
+
+    @contextmanager
+    def _unhooked(self) -> Iterator[None]:
+        """No update happens within: torch.distributed.checkpoint steps an optimizer at rate 0 to have it make its state."""
+        places = [(handle.hooks_dict_ref(), handle.id) for handle in self._handles]
+        hooks = [table[key] for table, key in places]  # type: ignore[index]
+        for table, key in places:
+            table[key] = _nothing  # type: ignore[index]
+        try:
+            yield
+        finally:
+            for (table, key), hook in zip(places, hooks, strict=True):
+                if table.get(key) is _nothing:  # type: ignore[union-attr]  # else a new schedule has put in its own
+                    table[key] = hook  # type: ignore[index]
 
     def _choose_driver(self) -> Callable[[], float]:
         """The function that gives the factor now: a pure function of the ledger, but for drop-on-plateau."""
