@@ -516,14 +516,21 @@ def test_a_write_that_failed_beside_training_is_said_by_wait(tmp_path, monkeypat
     assert checkpoint.latest(tmp_path, CPU) == (None, None)
 
 
-def test_a_write_that_failed_beside_training_is_said_by_the_next_one_which_writes_all_the_same(tmp_path, monkeypatch):
-    """The best weights of the one that failed are written too."""
-    saver, best = checkpoint.Saver(tmp_path), model()
+def failed_beside(folder, monkeypatch, best, number=errno.ENOSPC) -> checkpoint.Saver:
+    """A saver whose first write, with the best weights, the disk has refused beside training."""
+    saver = checkpoint.Saver(folder)
     saver.keep_best(best, {"value": "0.5"})
     with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", refuse(errno.ENOSPC))
+        patched.setattr(os, "fsync", refuse(number))
         saver.save(state(1), beside=True)
         saver._thread.join()
+    return saver
+
+
+def test_a_write_that_failed_beside_training_is_said_by_the_next_one_which_writes_all_the_same(tmp_path, monkeypatch):
+    """The best weights of the one that failed are written too."""
+    best = model()
+    saver = failed_beside(tmp_path, monkeypatch, best)
     with pytest.raises(RunFolderError, match="is full"):
         saver.save(state(2), beside=True)
     saver.wait()
@@ -535,12 +542,7 @@ def test_a_write_that_failed_beside_training_is_said_by_the_next_one_which_write
 
 def test_the_last_write_does_not_fail_for_one_that_failed_before_it(tmp_path, monkeypatch):
     """There may be room again: what a signal left to be saved must be."""
-    saver = checkpoint.Saver(tmp_path)
-    saver.keep_best(model(), {"value": "0.5"})
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", refuse(errno.ENOSPC))
-        saver.save(state(1), beside=True)
-        saver._thread.join()
+    saver = failed_beside(tmp_path, monkeypatch, model())
     saver.save(state(2))
     assert steps_of(checkpoint.latest(tmp_path, CPU)[0]) == 2
     assert checkpoint.read_weights(tmp_path / "best.safetensors")[1]["value"] == "0.5"
@@ -548,12 +550,7 @@ def test_the_last_write_does_not_fail_for_one_that_failed_before_it(tmp_path, mo
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_better_weights_take_the_place_of_those_that_failed(tmp_path, monkeypatch, beside):
-    saver = checkpoint.Saver(tmp_path)
-    saver.keep_best(model(), {"value": "0.5"})
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", refuse(errno.EIO))
-        saver.save(state(1), beside=True)
-        saver._thread.join()
+    saver = failed_beside(tmp_path, monkeypatch, model(), errno.EIO)
     saver.keep_best(model(), {"value": "0.75"})
     if beside:
         with pytest.raises(RunFolderError, match="cannot write to"):

@@ -12,7 +12,7 @@ from torch import nn
 
 from budgeted import BudgetedError
 from budgeted.train.data import Batch
-from budgeted.train.precision import PRECISIONS, batch_seconds, fastest, named
+from budgeted.train.precision import PRECISIONS, fastest, named, whole_batch
 from budgeted.train.process import random_state
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def state_of_everything(model: nn.Module) -> list:
     return [*weights, state["torch"], state["numpy"][1], torch.tensor(state["python"][1]), flags]
 
 
-@pytest.mark.parametrize("measure", [fastest, functools.partial(batch_seconds, named("bf16-channels-last"))])
+@pytest.mark.parametrize("measure", [fastest, functools.partial(whole_batch, named("bf16-channels-last"))])
 def test_measuring_touches_neither_model_nor_random_state(measure):
     model = network().eval()
     before = state_of_everything(model)
@@ -95,7 +95,8 @@ def test_measuring_touches_neither_model_nor_random_state(measure):
 def test_the_fastest_is_one_that_was_measured():
     choice = fastest(network(), batch(), loss, CPU)
     assert choice.precision.name in choice.seconds
-    assert choice.batch_seconds > 0
+    assert choice.whole_batch[0] > 0
+    assert choice.whole_batch[1] == len(batch().targets)
 
 
 @pytest.mark.parametrize(("samples", "seconds"), [(32, 4.0), (6, 3.0), (2, 1.0), (1, 1.0)])
@@ -109,7 +110,7 @@ def test_a_batch_costs_what_its_quarter_does_so_many_times(monkeypatch, samples,
 
     monkeypatch.setattr("budgeted.train.precision._time", one_second)
     data = Batch(whole.inputs[:samples], whole.targets[:samples])
-    assert batch_seconds(named("float32"), network(), data, loss, CPU) == seconds
+    assert whole_batch(named("float32"), network(), data, loss, CPU) == (seconds, samples)
     assert sizes == [min(samples, max(2, -(-samples // 4)))]
 
 
@@ -120,7 +121,7 @@ def test_the_seconds_of_a_whole_batch_are_of_what_was_chosen(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda n: monkeypatch.setattr(torch, "get_num_threads", lambda: n))
     torch.set_num_threads(2)
     choice = fastest(nn.Linear(4, 4), batch(), loss, CPU)
-    assert (choice.threads, choice.batch_seconds) == (1, 12.0)
+    assert (choice.threads, choice.whole_batch) == (1, (12.0, len(batch().targets)))
 
 
 @pytest.mark.parametrize("convolutional", [True, False])

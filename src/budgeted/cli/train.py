@@ -114,7 +114,7 @@ def train(
     seconds = _seconds("--save-every", save_every)
     folder, replaced = None, None
     if resume is not None and resume != "auto":
-        _require_no_definition("--resume")
+        _require_only("--resume", (*_DEFINITION, "out", "replay"))
         folder = RunFolder.open(Path(resume))
         spec = folder.spec
         replaced = _changed_budget(folder.budget, budget_text, change)
@@ -123,8 +123,7 @@ def train(
     elif change is not None:
         raise BudgetedError(f"--{change} goes with --resume RUN and a new --budget")
     elif replay is not None:
-        _require_no_definition("--replay")
-        _require_no_definition("--replay", ("budget_text", "resume"))
+        _require_only("--replay", (*_DEFINITION, "budget_text", "resume"))
         spec = replayed(RunFolder.open(replay))
     else:
         budget = Budget.parse("30s" if budget_text is None else budget_text)
@@ -155,17 +154,15 @@ def train(
     assert folder is not None
     try:
         result = _run(chosen, spec, folder, data, device, seconds, replaced, not no_curve)
-    except Interrupted as stop:
+    except BaseException as error:
         if new:
-            folder.discard()
+            folder.discard()  # of what never trained, nothing is left behind
+        if not isinstance(error, Interrupted):
+            raise
         # What else the command needs to go on is not in the folder.
         again = [("--data", data), ("--device", device)]
         options = "".join(f" {option} {shlex.quote(str(given))}" for option, given in again if _on_command_line(option))
-        raise Interrupted(f"{stop}{options}") from None
-    except BaseException:
-        if new:
-            folder.discard()  # of what never trained, nothing is left behind
-        raise
+        raise Interrupted(f"{error}{options}") from None
     if not team.leads:
         return
     if as_json:
@@ -186,14 +183,14 @@ def _on_command_line(name: str) -> bool:
 
 # Options that would make it another run.
 _DEFINITION = (
-    "task", "schedule", "warmup", "seed", "out", "precision", "deterministic", "no_refresh", "evaluations", "average", "replay",
+    "task", "schedule", "warmup", "seed", "precision", "deterministic", "no_refresh", "evaluations", "average",
 )  # fmt: skip
 
 
-def _require_no_definition(option: str, names: tuple[str, ...] = _DEFINITION) -> None:
+def _require_only(option: str, others: tuple[str, ...]) -> None:
     """The run is what a folder says: what would make it another one is refused, not passed over."""
-    for name in names:
-        if _on_command_line(name) and not (option == "--replay" and name in ("out", "replay")):
+    for name in others:
+        if _on_command_line(name):
             given = "TASK" if name == "task" else f"--{name.removesuffix('_text').replace('_', '-')}"
             raise BudgetedError(f"{given} does not go with {option}: the run is as its folder says; leave it out")
 

@@ -32,7 +32,7 @@ from ..core.text import format_duration, format_number, format_seconds
 from ..core.trace import Trace
 from .energy import meter
 from .knobs import Knobs, put
-from .pipeline import Pipeline
+from .pipeline import Pipeline, device_of
 from .ranks import several_ranks
 from .schedule_free import is_schedule_free
 from .shared import SharedLedger
@@ -110,7 +110,7 @@ def attach(
     _require_room(warmup_caps, caps)
     limited = {cap.resource for cap in (*caps, *warmup_caps, *horizon_caps)}
     if "joules" in limited and energy is None:
-        energy = meter(_device(optimizers[-1]))
+        energy = meter(device_of(optimizers[-1]))
     elapsed = _elapsed(anchor)
     ledger = (SharedLedger if several_ranks() else Ledger)(
         caps, warmup=warmup_caps, elapsed=elapsed, reserve=reserve, clock=clock, wall=wall, meter=energy
@@ -555,8 +555,7 @@ class Run:
         """The pre-step hook of one optimizer: the rate of the update about to happen."""
         ledger, driver, schedule, curves = self.ledger, self._driver, self.schedule, knobs.curves
         # The common case, one schedule of p and nothing else, is asked without a function in between.
-        simple = isinstance(schedule, Schedule) and absolute_warmup(schedule) is None and not isinstance(schedule, Over)
-        simple = simple and self._trace is None
+        simple = not isinstance(schedule, Plateau | Over) and absolute_warmup(schedule) is None and self._trace is None
         formula: Callable[[float], float] = schedule.factor if simple else lambda _: driver()  # type: ignore[union-attr]
 
         def set_rates(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -676,10 +675,6 @@ def _unwrapped(optimizer: Optimizer) -> Optimizer:
     if isinstance(inner, Optimizer) and not hasattr(optimizer, "_optimizer_step_pre_hooks"):
         return _unwrapped(inner)
     return optimizer
-
-
-def _device(optimizer: Optimizer) -> torch.device:
-    return next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
 
 
 def _elapsed(anchor: str | float) -> float:

@@ -13,6 +13,11 @@ from .shared import SharedLedger
 _RUN_AHEAD = 4  # updates that the host may be ahead of the device when seconds are counted
 
 
+def device_of(optimizer: Optimizer) -> torch.device:
+    """Where an optimizer's parameters are."""
+    return next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
+
+
 class Pipeline:
     """What the host must know of a device that runs behind it: how far behind, and which updates were skipped.
 
@@ -28,7 +33,7 @@ class Pipeline:
     @classmethod
     def of(cls, optimizer: Optimizer, ledger: Ledger | SharedLedger) -> Pipeline | None:
         """A pipeline where one is needed: for a CUDA device with a clock, or an optimizer that skips by itself."""
-        device = next((p.device for group in optimizer.param_groups for p in group["params"]), torch.device("cpu"))
+        device = device_of(optimizer)
         skips = getattr(optimizer, "_step_supports_amp_scaling", False)
         return cls(device, ledger) if skips or (device.type == "cuda" and ledger.timed) else None
 

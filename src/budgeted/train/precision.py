@@ -75,7 +75,7 @@ class Choice:
     precision: Precision
     threads: int
     seconds: dict[str, float]
-    batch_seconds: float | None = None  # of a forward and backward pass over a whole batch, as far as it was measured
+    whole_batch: tuple[float, int] | None = None  # seconds of a pass over one, where it was measured, and its samples
 
 
 def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], Tensor], device: torch.device) -> Choice:
@@ -114,21 +114,25 @@ def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], T
             if seconds["one thread"] < _SPREAD * seconds[chosen.name]:
                 threads = 1
     took = seconds["one thread" if threads == 1 and "one thread" in seconds else chosen.name]
-    return Choice(chosen, threads, seconds, took * len(batch.targets) / len(few.targets))
+    return Choice(chosen, threads, seconds, _extrapolated(took, few, batch))
 
 
-def batch_seconds(
+def whole_batch(
     precision: Precision,
     model: nn.Module,
     batch: Batch,
     loss: Callable[[nn.Module, Batch], Tensor],
     device: torch.device,
-) -> float:
-    """Seconds of a forward and backward pass over a batch, from one over a quarter of it; nothing is touched."""
+) -> tuple[float, int]:
+    """Seconds of a forward and backward pass over a batch, from one over a quarter of it, and its samples; nothing is touched."""
     few = _quarter(batch)
     with random_state_kept():
         seconds = _time(precision, copy.deepcopy(model), few, loss, device, 2)
-    return seconds * len(batch.targets) / len(few.targets)
+    return _extrapolated(seconds, few, batch)
+
+
+def _extrapolated(seconds: float, few: Batch, batch: Batch) -> tuple[float, int]:
+    return seconds * len(batch.targets) / len(few.targets), len(batch.targets)
 
 
 def _quarter(batch: Batch) -> Batch:

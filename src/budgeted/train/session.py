@@ -30,7 +30,7 @@ from .averaging import Averaged, read_average
 from .data import Batch
 from .evaluation import Evaluations, has_batch_norm, with_fresh_statistics
 from .losses import Losses
-from .precision import Choice, Precision, batch_seconds, fastest, named
+from .precision import Choice, Precision, fastest, named, whole_batch
 from .process import random_state, random_state_kept, seed, set_random_state
 from .schedule_free import enter_training, evaluation_mode
 from .shared import SharedLedger
@@ -193,11 +193,14 @@ class Session:
         ledger, train = self.run.ledger, self.data.train
         if not ledger.timed:
             return
-        with random_state_kept():
-            batch, device = next(train.epoch(self.spec.seed, 0)), self.circumstances.device
-            update = choice.batch_seconds or batch_seconds(choice.precision, self.model, batch, self.task.loss, device)
+        measured = choice.whole_batch
+        if measured is None:  # the precision was given, and nothing was measured to choose it
+            with random_state_kept():
+                batch, device = next(train.epoch(self.spec.seed, 0)), self.circumstances.device
+                measured = whole_batch(choice.precision, self.model, batch, self.task.loss, device)
+        update, samples = measured
         # A forward pass costs about a third of an update.
-        evaluation = update / 3 * getattr(self.data.validation, "samples", 0) / max(1, len(batch.targets))
+        evaluation = update / 3 * getattr(self.data.validation, "samples", 0) / max(1, samples)
         left = ledger.seconds_left()
         if left is not None and left < update + evaluation:
             needed = format_duration(math.ceil(ledger.seconds + update + evaluation))
@@ -385,7 +388,7 @@ class Session:
         """Give up an extra at the end, and what is kept in reserve for it, where it would cost too much of the training."""
         ledger = self.run.ledger
         if ledger.timed and extra in ledger.activities:
-            seconds = max(ledger.activities[extra].recent)
+            seconds = max(self._costs(extra))
             if seconds > _EXTRA_SHARE * ((ledger.seconds_left() or 0.0) + seconds):
                 ledger.forgo(extra)
                 self.left_out.append(extra)
