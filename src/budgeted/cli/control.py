@@ -43,7 +43,7 @@ def stop(run: Path, more: str, cooldown: str | None, wait: float) -> None:
 
     \b
     budgeted stop runs/cifar10-0123456789 --in 5min
-    budgeted stop runs/cifar10-0123456789 --in "500 steps" --cooldown 1-sqrt
+    budgeted stop runs/cifar10-0123456789 --in "500 steps" --cooldown cosine
     """
     Budget.parse(more)
     if cooldown is not None:

@@ -227,6 +227,8 @@ def _withdrawn_on_interrupt(request: Path) -> Iterator[None]:
 
 
 def _how_else(path: Path, kind: str) -> str:
+    if (path / "result.json").exists():
+        return "It is finished: its budget is spent; train anew with another one"
     change = "--shorten" if kind == "stop" else "--extend"
     return (
         "A run that was stopped gets another budget when it goes on: "

@@ -396,8 +396,13 @@ class Ledger:
         course = _Course(caps)
         spent = [*self._spent[:SECONDS], self.seconds]
         for track in course.tracks:
-            if self._for_training(track, spent[track.index]) <= 0:
+            if self._limit(track) <= spent[track.index]:
                 raise BudgetError(f"the new budget '{track.cap.limit}' is spent already")
+            if self._for_training(track, spent[track.index]) <= 0:
+                raise BudgetError(
+                    f"the new budget '{track.cap.limit}' leaves nothing to train in: what the last evaluation and checkpoint "
+                    "are expected to take is more than is left of it; give a longer one"
+                )
         self._course = course
         self._plan()
 
