@@ -279,11 +279,11 @@ def test_an_activity_that_raises_is_charged_and_over():
     [
         (lambda *_: None, 90),  # a reserve of 10
         (lambda _, clock: clock.wait(20), 70),
-        (lambda ledger, clock: evaluate(ledger, clock, 5), 80 - 5),  # spent, once more at the end, and the doubt of one seen once
-        (lambda ledger, clock: evaluate(ledger, clock, 5, more=3), 70 - 5),
+        (lambda ledger, clock: evaluate(ledger, clock, 5), 80 - 3.75),  # spent, once more at the end, and the doubt of one seen once
+        (lambda ledger, clock: evaluate(ledger, clock, 5, more=3), 70 - 3.75),
         (lambda ledger, clock: evaluate(ledger, clock, 5, more=0), 85),
-        (lambda ledger, _: ledger.expect("evaluation", 5), 85 - 5),
-        (lambda ledger, _: ledger.expect("evaluation", 5, more=4), 70 - 5),
+        (lambda ledger, _: ledger.expect("evaluation", 5), 85 - 3.75),
+        (lambda ledger, _: ledger.expect("evaluation", 5, more=4), 70 - 3.75),
         (lambda ledger, clock: [evaluate(ledger, clock, 5, more=m) for m in (2, 1)], 75),  # two alike leave none
         (lambda ledger, clock: [evaluate(ledger, clock, s, more=1) for s in (2, 4)], 80 - 2),  # two unlike, half the worst
         (lambda ledger, clock: evaluate(ledger, clock, 40, more=1), 10 - 10 / 3),  # at most a third of the rest
@@ -405,10 +405,10 @@ def test_evaluations_are_kept_time_for_in_joules():
     ("prepare", "left"),
     [
         (lambda *_: None, 10_000),
-        (lambda ledger, clock: evaluate(ledger, clock, 5), 10_000 - 500 - 1000),
-        (lambda ledger, clock: evaluate(ledger, clock, 5, more=3), 10_000 - 500 - 2000),
+        (lambda ledger, clock: evaluate(ledger, clock, 5), 10_000 - 500 - 875),
+        (lambda ledger, clock: evaluate(ledger, clock, 5, more=3), 10_000 - 500 - 1875),
         (lambda ledger, clock: evaluate(ledger, clock, 5, more=0), 10_000 - 500),
-        (lambda ledger, clock: (evaluate(ledger, clock, 5, more=0), ledger.expect("checkpoint", 2)), 9500 - 400),
+        (lambda ledger, clock: (evaluate(ledger, clock, 5, more=0), ledger.expect("checkpoint", 2)), 9500 - 350),
     ],
 )
 def test_what_remains_of_energy_is_for_training(prepare, left):
@@ -746,7 +746,7 @@ def test_what_is_measured_elsewhere_is_expected_beside_what_was_measured_here():
         ledger.expect("checkpoint", seconds)
     activity = ledger.activities["checkpoint"]
     assert (activity.count, activity.seconds, activity.recent) == (1, 2.0, [4.0, 3.0, 3.0])
-    assert ledger.remaining() == {"seconds": 90}
+    assert ledger.remaining() == {"seconds": 91}
     again = resumed(ledger, [cap("seconds", 100)], clock)
     assert again.activities == ledger.activities
 
@@ -757,7 +757,7 @@ def test_activities_are_remembered():
     evaluate(ledger, clock, 5)
     again = resumed(ledger, [cap("seconds", 100)], Clock(0.0))
     assert again.activities == ledger.activities
-    assert again.remaining() == {"seconds": 85}
+    assert again.remaining() == {"seconds": 86.25}
 
 
 def test_a_deadline_does_not_wait_for_a_resume():

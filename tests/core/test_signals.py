@@ -172,6 +172,7 @@ def fork(run: Callable[[], None]) -> int:
 @pytest.mark.parametrize("within", [False, True])
 @pytest.mark.parametrize("name", ASKING)
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # JAX's, where another test has imported it
 def test_a_forked_worker_is_ended_by_the_run_alone(name, within):
     """Ctrl-C and SLURM's warning reach it too. SIGTERM is how the run ends it."""
     with Signals() as signals:

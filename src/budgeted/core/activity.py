@@ -37,7 +37,7 @@ class Activity:
             free: seconds left for training, of which a third may go to it.
         """
         worst = max(self.recent)
-        doubt = worst if self.count < 2 else min(worst / self.count, 4 * (worst - min(self.recent)))
+        doubt = 0.75 * worst if self.count < 2 else min(worst / self.count, 4 * (worst - min(self.recent)))
         self.spare = 0.0 if self.more == 0 else max(0.0, min(doubt, free / 3))
 
     def rate(self, at: float) -> float:
