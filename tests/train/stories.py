@@ -12,12 +12,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
 from budgeted.core.budget import Amount, Cap
-from budgeted.core.errors import BudgetedError
+from budgeted.core.errors import BudgetedError, BudgetError
 from budgeted.core.ledger import Ledger
+from budgeted.train.attach import attach
 from budgeted.train.ranks import RanksApart
 from budgeted.train.shared import SharedLedger
 
@@ -447,3 +449,25 @@ def alone(caps: Sequence[Cap], warmup: Sequence[Cap], amounts: dict[str, float])
         seen.append((ledger.progress, ledger.warmup_progress))
         ledger.update(**amounts)
     return [*seen, (ledger.progress, ledger.ended_by, {**ledger.spent(), "seconds": 0})]
+
+
+def changed_in_a_loop(rank: int, callers: Sequence[int]) -> list[Any]:
+    """A loop in which some ranks ask for a longer budget at one update, and for its end at a later one."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    clock = Clock(rank)
+    run = attach(optimizer, "400 steps", "const", clock=clock, wall=clock)
+    seen: list[Any] = []
+    while not run.done:
+        if rank in callers and run.ledger.steps == 100:
+            run.extend(by="200 steps")
+        if rank in callers and run.ledger.steps == 300:
+            run.stop_in("100 steps")
+        clock.wait(0.01)
+        optimizer.step()
+        seen.append((run.progress, run.factor))
+    if rank == 0:  # the others' word is for nothing
+        with pytest.raises(BudgetError, match="the run has ended: there is nothing left to change"):
+            run.extend(by="5 steps")
+    spent = run.summary().spent["steps"]
+    run.close()
+    return [*seen, (str(run.budget), str(run.schedule), spent)]

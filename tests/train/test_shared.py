@@ -265,3 +265,22 @@ def test_a_run_goes_on_with_another_number_of_ranks(two, four, budget, updates):
 def test_what_counts_of_the_beginning_is_rank_0s(two):
     assert same(two(stories.clock_from_the_first_step)) == [2.0, 3.0, 4.0, 5.0]
     assert same(two(stories.nothing_left)) == (True, 1.0)
+
+
+@pytest.mark.parametrize("callers", [(0,), (0, 1)])
+def test_rank_0_changes_the_budget_of_a_loop(two, callers):
+    """All change over at the same update, whether the others call too or not; and closing lets go of them."""
+    for _ in range(2):
+        *updates, (budget, schedule, steps) = same(two(stories.changed_in_a_loop, callers))
+        factors = [factor for _, factor in updates]
+        assert factors[:300] == [1.0] * 300
+        assert 400 <= steps <= 400 + 64  # counted from where all heard of it
+        assert factors == sorted(factors, reverse=True)
+        assert 0 < factors[-1] < 0.02
+        assert budget == f"{steps} steps"
+        assert schedule.startswith("cooldown(")
+
+
+def test_what_others_than_rank_0_ask_for_is_not_heard(two):
+    *updates, (budget, _, steps) = same(two(stories.changed_in_a_loop, (1,)))
+    assert (budget, steps, len(updates)) == ("400 steps", 400, 400)

@@ -155,6 +155,9 @@ class Run:
         self._ask_for_proof()
         self._plateau = PlateauState()
         self._wasted = False
+        self.hear: Callable[[Any], None] = _nothing_to_do  # with what rank 0 announces, on all ranks at the same update
+        if isinstance(ledger, SharedLedger):
+            ledger.hear = self._hear
         curves = dict(schedule.drives) if isinstance(schedule, Schedule) else {}
         self._knobs = [Knobs(optimizer, curves) for optimizer in optimizers]
         for knobs in self._knobs:
@@ -284,6 +287,9 @@ class Run:
     def extend(self, budget: Budget | str | None = None, *, by: Budget | str | None = None) -> None:
         """Go on under another budget, longer or shorter: the decay bends from where it is to the new end.
 
+        Of several ranks, rank 0's call counts, whether the others make it or not: all change over at the same update,
+        within about 50 ms. Where training ends before that, a `BudgetWarning` says so.
+
         Args:
             budget: the new one.
             by: or what the old one is to have more, such as `1h`.
@@ -293,12 +299,18 @@ class Run:
         """
         if (budget is None) == (by is None):
             raise BudgetError("give the new budget, or by= what it is to have more")
+        if self._is_for_rank_0():
+            return
         if by is not None:
             budget = self.budget.plus(by, devices=self._terms.devices, now=self._began)
-        self._change(Budget.of(budget))  # type: ignore[arg-type]
+        new = Budget.of(budget)  # type: ignore[arg-type]
+        if not self._left_to_all("extend", new):
+            self._change(new)
 
     def stop_in(self, more: Budget | Limit | str, cooldown: Schedule | str | None = "auto") -> None:
         """Have the run end after so much more, such as `5min` or `500 steps`, its rate brought down over just that.
+
+        Of several ranks, rank 0's call counts, as in `extend`.
 
         Args:
             more: one limit, counted from now.
@@ -308,8 +320,12 @@ class Run:
         Raises:
             BudgetError: where the run ends sooner anyway, or has ended.
         """
+        if self._is_for_rank_0():
+            return
         budget = self._sooner(more)
         schedule = self._cooled(cooldown)
+        if self._left_to_all("stop_in", more, cooldown):
+            return
         self._change(budget)
         if schedule is not self.schedule:
             self.schedule = schedule
@@ -358,19 +374,47 @@ class Run:
         )
 
     def close(self) -> None:
-        """Let go of the optimizers; their rates stay as they are."""
+        """Let go of the optimizers, whose rates stay as they are, and of the other ranks; each closes its own."""
         for handle in (*self._handles, *([self._starter] if self._starter else [])):
             handle.remove()
         self._handles.clear()
         for knobs in self._knobs:
             knobs.release()
         self._tally.close()
+        if isinstance(self.ledger, SharedLedger):
+            self.ledger.close()
 
     def _synchronise(self) -> None:
         if isinstance(self.ledger, SharedLedger):
             self.ledger.synchronise()
 
     # Changing what is under way
+
+    def _is_for_rank_0(self) -> bool:
+        """Whether a change is for another rank to announce; one that raised here alone would leave the others waiting."""
+        ledger = self.ledger
+        return isinstance(ledger, SharedLedger) and not ledger.hearing and not ledger.leads
+
+    def _left_to_all(self, method: str, *arguments: Any) -> bool:
+        """Whether a change waits for all ranks to make it at the same update; they are making it when they hear of it."""
+        ledger = self.ledger
+        if not isinstance(ledger, SharedLedger) or ledger.hearing:
+            return False
+        if self.done:
+            raise BudgetError("the run has ended: there is nothing left to change; start a new run")
+        ledger.announce((method, arguments))
+        return True
+
+    def _hear(self, message: Any) -> None:
+        """Make a change that rank 0 announced; anything else is for whoever listens."""
+        match message:
+            case ("extend" | "stop_in" as method, arguments):
+                try:
+                    getattr(self, method)(*arguments)
+                except BudgetError as error:  # it was right when it was asked for
+                    warnings.warn(f"the change of the budget came too late: {error}", BudgetWarning, stacklevel=2)
+            case _:
+                self.hear(message)
 
     def _change(self, budget: Budget) -> None:
         caps = budget.caps(self._terms)
@@ -623,6 +667,10 @@ class Run:
             self._wasted = True
             sentence = f"the optimizer was stepped after budget '{self.budget}' had ended; leave the loop when run.done, or iterate run.over(loader)"
             warnings.warn(sentence, BudgetWarning, stacklevel=4)
+
+
+def _nothing_to_do(message: Any) -> None:
+    pass
 
 
 def _nothing(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

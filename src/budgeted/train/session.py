@@ -174,7 +174,7 @@ class Session:
         )
         if isinstance(run.ledger, SharedLedger):
             given.signals.only_tell(run.interrupt)
-            run.ledger.hear = session.take_up
+            run.hear = session.take_up
         if saved is None:
             if team.leads:
                 began = time.monotonic()
@@ -365,9 +365,9 @@ class Session:
         return extra not in self.left_out
 
     def _affordable(self, extra: str) -> bool:
-        """Whether an extra still fits at the end, should it be twice as slow as it was; else it is left out."""
+        """Whether an extra still fits at the end, should it be half as slow again as it was; else it is left out."""
         ledger = self.run.ledger
-        if extra not in self.left_out and ledger.timed and 2 * max(self._costs(extra)) > ledger.seconds_to_end():
+        if extra not in self.left_out and ledger.timed and 1.5 * max(self._costs(extra)) > ledger.seconds_to_end():
             self.left_out.append(extra)
         return extra not in self.left_out
 

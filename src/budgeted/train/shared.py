@@ -67,6 +67,7 @@ class SharedLedger:
         self.steps = 0
         self.interrupted: str | None = None
         self.hear: Callable[[Any], None] = _ignore  # called with what rank 0 announces, on all ranks at the same update
+        self.hearing = False  # whether that is what happens now
         self._asked: str | None = None  # why to stop, where this rank was asked to
         self._news = News()
         self._measuring = False
@@ -89,6 +90,11 @@ class SharedLedger:
     def done(self) -> bool:
         """Whether the budget for training is spent: agreed upon at an update, the same on all ranks."""
         return self.ended_by is not None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is rank 0, whose clocks and changes count."""
+        return self._leads
 
     @property
     def meters(self) -> bool:
@@ -163,8 +169,7 @@ class SharedLedger:
         announced = self._exchange(self._alone + 1)
         self._ledger.update()
         self._settle()
-        for message in announced:
-            self.hear(message)
+        self._have_heard(announced)
 
     def _go_on(self) -> None:
         """An update without an exchange."""
@@ -262,8 +267,7 @@ class SharedLedger:
         """
         announced = self._exchange(self._alone)
         self._settle()
-        for message in announced:
-            self.hear(message)
+        self._have_heard(announced)
 
     def extend(self, caps: Sequence[Cap]) -> None:
         """Go on under other limits; all ranks must call it at the same update, such as that at which they `hear` of it.
@@ -338,6 +342,14 @@ class SharedLedger:
         self._own, self._moments, self._news, self._exchanged = [0.0, 0.0, 0.0], [], News(), now
         self._alone = self._skipped = 0
         return told[0].announced
+
+    def _have_heard(self, announced: Sequence[Any]) -> None:
+        self.hearing = True
+        try:
+            for message in announced:
+                self.hear(message)
+        finally:
+            self.hearing = False
 
     def _catch_up(self, moments: Sequence[float], events: Sequence[Event]) -> None:
         """Tell this rank's ledger what rank 0's was told since the last exchange, in the same order."""
