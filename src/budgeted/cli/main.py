@@ -13,11 +13,14 @@ from .. import __version__
 from ..core.errors import BudgetedError, Interrupted, NonFiniteLoss
 from .budget import budget
 from .control import extend, stop
+from .report import report
 from .schedule import schedule
+from .study import study
 from .tasks import tasks
 from .train import train
 
 _TRAINING = ("torch", "torchvision", "numpy", "sklearn", "safetensors", "matplotlib")  # what budgeted[train] brings
+_REPORTING = ("pandas", "scipy", "statsmodels", "scikit_posthocs", "plotly", "itables")  # what budgeted[study] brings
 
 
 @click.group(
@@ -36,6 +39,8 @@ def cli(context: click.Context) -> None:
 
 
 cli.add_command(train)
+cli.add_command(study)
+cli.add_command(report)
 cli.add_command(extend)
 cli.add_command(stop)
 cli.add_command(schedule)
@@ -75,9 +80,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         _say(f"error: {error}")
         return 2
     except ModuleNotFoundError as error:
-        if error.name not in _TRAINING:
+        if error.name not in (*_TRAINING, *_REPORTING):
             raise
-        _say(f"error: this needs {error.name}, which is not installed: pip install 'budgeted[train]'")
+        extra = "train" if error.name in _TRAINING else "study"
+        _say(f"error: this needs {error.name}, which is not installed: pip install 'budgeted[{extra}]'")
         return 2
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted before there was anything to save")

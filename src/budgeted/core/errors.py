@@ -17,6 +17,10 @@ class TaskError(BudgetedError):
     """A task that is unknown, or data that is missing or damaged."""
 
 
+class StudyError(BudgetedError):
+    """A study that cannot be read or expanded, or that has nothing to report."""
+
+
 class RunFolderError(BudgetedError):
     """A run folder that is damaged, foreign, in use, or cannot be written."""
 

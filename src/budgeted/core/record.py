@@ -1,6 +1,7 @@
 """The run folder: what a run was asked for, what it logged, and how it ended. Reading one needs no framework.
 
 spec.json          what defines the run; its hash is the folder's name
+error.json         why a run of a study failed
 budget.json        the budget that replaced the spec's, where one did
 environment.json   versions, machine, and what was chosen on it
 rows.jsonl         one row of figures per logged moment
@@ -49,6 +50,9 @@ ROW = (
 )  # beside a task's own figures
 
 
+_LATER = ("average", "replay", "model", "optimizer", "lr", "subset")
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -64,11 +68,15 @@ class Spec:
     evaluations: int | None = None
     average: str | None = None  # of the weights, evaluated beside them
     replay: str | None = None  # the digest of the trace that gives the rates
+    model: str | None = None  # another than the task's, as is what follows
+    optimizer: str | None = None
+    lr: float | None = None  # the base rate
+    subset: float | None = None  # the share of the training data that is drawn once, before training
 
     @property
     def key(self) -> str:
         """Ten hexadecimal digits that name the run."""
-        later = {name for name in ("average", "replay") if getattr(self, name) is None}  # as before there were these
+        later = {name for name in _LATER if getattr(self, name) is None}  # as before there were these
         defining = {name: value for name, value in asdict(self).items() if name not in later}
         text = json.dumps({"schema": SCHEMA, **defining}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -123,6 +131,35 @@ class RunFolder:
             if (path / "spec.json").is_file() and not (path / "result.json").exists():
                 latest = cls(path)
         return latest
+
+    @classmethod
+    def finished(cls, parent: Path, spec: Spec) -> RunFolder | None:
+        """The first run of a spec under `parent` that has a result, or None."""
+        for path in cls._places(parent, spec):
+            if not os.path.lexists(path):
+                return None
+            if (path / "spec.json").is_file() and (path / "result.json").exists():
+                return cls(path)
+        return None
+
+    @classmethod
+    def obtain(cls, parent: Path, spec: Spec) -> RunFolder:
+        """The run of a spec under `parent`: a finished one if there is any, else the latest unfinished one, else a new one.
+
+        Raises:
+            RunFolderError: where a folder cannot be made.
+        """
+        return cls.finished(parent, spec) or cls.unfinished(parent, spec) or cls.create(parent, spec)
+
+    @property
+    def error(self) -> str | None:
+        """Why the run failed, where it did and was not tried again since."""
+        return str(self.read("error").get("error")) if (self.path / "error.json").exists() else None
+
+    def forgive(self) -> None:
+        """Let a failed run be tried again."""
+        with explained(self.path):
+            (self.path / "error.json").unlink(missing_ok=True)
 
     @staticmethod
     def _places(parent: Path, spec: Spec) -> Iterator[Path]:

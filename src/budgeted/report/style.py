@@ -17,6 +17,7 @@ from ..core.errors import RunFolderError
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # One dash fewer than colours: only after 42 lines do both come again.
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 
 _RC: dict[str, Any] = {
     "font.size": 9,

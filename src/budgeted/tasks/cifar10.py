@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,6 +37,7 @@ class Cifar10(Classification):
     full_budget: ClassVar[str] = "200ep"
     batch_size: ClassVar[int] = 128
     width: ClassVar[int] = 64
+    models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {"resnet18": partial(resnet18, 10)}
 
     def data(self, root: Path | None, device: torch.device) -> Data:
         images, labels = read(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,25 @@ from ..train.task import Data
 from .classification import Classification, hold_out
 
 
+def conv_net(width: int = 16) -> nn.Module:
+    """Three convolutions with batch norm, of so many filters and two and four times as many, and a linear layer."""
+
+    def layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        return [
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        ]
+
+    layers = [*layer(1, width, 1), *layer(width, 2 * width, 2), *layer(2 * width, 4 * width, 2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * width, 10))
+
+
+def mlp(width: int = 64) -> nn.Module:
+    """One hidden layer of so many units."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(inplace=True), nn.Linear(width, 10))
+
+
 class Digits(Classification):
     """1,437 images to train on and 360 to validate; a small convolutional network."""
 
@@ -20,6 +40,7 @@ class Digits(Classification):
     summary: ClassVar[str] = "8x8 handwritten digits of scikit-learn, small conv net (embedded)"
     full_budget: ClassVar[str] = "100ep"
     batch_size: ClassVar[int] = 64
+    models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {"conv-net": conv_net, "mlp": mlp}
 
     def data(self, root: Path | None, device: torch.device) -> Data:
         from sklearn.datasets import load_digits
@@ -34,11 +55,4 @@ class Digits(Classification):
         )
 
     def model(self) -> nn.Module:
-        def layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-            return [
-                nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-                nn.BatchNorm2d(outputs),
-                nn.ReLU(inplace=True),
-            ]
-
-        return nn.Sequential(*layer(1, 16, 1), *layer(16, 32, 2), *layer(32, 64, 2), nn.Flatten(), nn.Linear(256, 10))
+        return conv_net()

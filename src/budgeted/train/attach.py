@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from ..core.budget import Amount, Budget, Cap, Deadline, Limit, Terms
 from ..core.clock import process_age
 from ..core.compose import Cooldown, Over, Warmup, absolute_warmup, ends_low
+from ..core.drive import driver, phase_caps, position
 from ..core.errors import BudgetError, BudgetWarning, ScheduleError
 from ..core.ledger import Ledger
 from ..core.schedule import Plateau, PlateauState, Points, Schedule
@@ -104,11 +105,10 @@ def attach(
     if warmup is not None:
         plan = _with_warmup(plan, warmup)
     terms = Terms(steps_per_epoch, Budget.of(full) if full else None, devices)
-    caps, ramp = budget.caps(terms), absolute_warmup(plan)
-    warmup_caps = ramp.length.caps(terms) if ramp else ()
-    horizon_caps = plan.horizon.caps(terms) if isinstance(plan, Over) else ()
+    caps, phases = budget.caps(terms), phase_caps(plan, terms)
+    warmup_caps = () if isinstance(plan, Over) else phases
     _require_room(warmup_caps, caps)
-    limited = {cap.resource for cap in (*caps, *warmup_caps, *horizon_caps)}
+    limited = {cap.resource for cap in (*caps, *phases)}
     if "joules" in limited and energy is None:
         energy = meter(device_of(optimizers[-1]))
     elapsed = _elapsed(anchor)
@@ -127,7 +127,7 @@ def attach(
             f"schedule '{plan}' drives {driven.pop()}, of which a schedule-free optimizer makes its average; leave that out"
         )
     tally = Tally(samples_per_step, tokens_per_step, flops_per_step, tokens_in, limited)
-    return Run(optimizers, budget, plan, ledger, terms, caps, (*warmup_caps, *horizon_caps), tally, anchor)
+    return Run(optimizers, budget, plan, ledger, terms, caps, phases, tally, anchor)
 
 
 class Run:
@@ -351,6 +351,22 @@ class Run:
         """
         return Signals(self.interrupt)
 
+    @property
+    def next_factor(self) -> float:
+        """The factor that an update now would run at."""
+        return self._driver()
+
+    def pass_over(self) -> None:
+        """Count an update that another run's optimizer made for this one too, at the rate that it has here."""
+        for knobs, set_rates in zip(self._knobs, self._setters, strict=True):
+            set_rates(knobs.optimizer, (), {})
+        tally = self._tally
+        self.ledger.update(*(tally.take() if tally.said else tally.per_step))
+        if self.ledger.ended_by is not None:
+            self._hold_end()
+        elif self._unproven:
+            self._after_first_update()
+
     def follow(self, trace: Trace) -> None:
         """Use the rates and the progress of another run's updates, instead of the schedule over this run's own."""
         self._trace = trace
@@ -548,7 +564,8 @@ class Run:
         curves = dict(self.schedule.drives) if isinstance(self.schedule, Schedule) else {}
         for knobs in self._knobs:
             knobs.curves = curves
-        hooks = [*map(self._setter, self._knobs), self._counter()]
+        self._setters = [self._setter(knobs) for knobs in self._knobs]
+        hooks = [*self._setters, self._counter()]
         optimizers = [knobs.optimizer for knobs in self._knobs]
         for handle, hook, optimizer in zip(self._handles, hooks, [*optimizers, optimizers[-1]], strict=True):
             handle.hooks_dict_ref()[handle.id] = _eager(hook, optimizer)  # type: ignore[index]
@@ -574,26 +591,13 @@ class Run:
             return lambda: trace[min(ledger.steps, len(trace) - 1)][1]
         if isinstance(schedule, Plateau):
             return lambda: self._plateau.factor
-        if isinstance(schedule, Over):
-            return lambda: schedule.factor(self._position())
-        formula, ramp = schedule.factor, absolute_warmup(schedule)
-        if ramp is None:
-            return lambda: formula(ledger.progress)
-
-        def warming() -> float:
-            w = ledger.warmup_progress
-            return formula(ledger.progress) if w is None else ramp.ramp(w)
-
-        return warming
+        return driver(schedule, ledger, self._phases)
 
     def _position(self) -> float:
         """Progress through what the schedule spans: the budget, a horizon of its own, or another run's."""
         if self._trace is not None:
             return self._trace[self.ledger.steps][0] if self.ledger.steps < len(self._trace) else 1.0
-        if not isinstance(self.schedule, Over):
-            return self.ledger.progress
-        horizon = self._phases[0]
-        return min(1.0, self.ledger.spent_of(horizon) / horizon.amount)
+        return position(self.schedule, self.ledger, self._phases)
 
     def _setter(self, knobs: Knobs) -> Hook:
         """The pre-step hook of one optimizer: the rate of the update about to happen."""

@@ -166,6 +166,13 @@ def latest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, s
     return None, None
 
 
+def remove(folder: Path) -> None:
+    """Delete a finished run's checkpoints; its best weights stay."""
+    with explained(folder):
+        for name in (LAST, PREVIOUS, DAMAGED):
+            (folder / name).unlink(missing_ok=True)
+
+
 def load(path: Path, device: torch.device) -> dict[str, Any]:
     """Read a checkpoint: tensors, numbers and text only (`weights_only`).
 

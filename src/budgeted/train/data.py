@@ -7,7 +7,7 @@ that an uninterrupted one would have met, and needs nothing but its count of upd
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -91,6 +91,21 @@ class Images:
             if self.crop.flip:
                 images[mirrored] = images[mirrored].flip(2)
             yield Batch(self._normalized(images), self.labels[index])
+
+    def subset(self, share: float, seed: int) -> Images:
+        """A random part of the images, the same one for the same share and seed; at least one.
+
+        Args:
+            share: of the images, above 0 and at most 1.
+            seed: of the draw.
+        """
+        random = torch.Generator().manual_seed((seed + 1) * 1_000_003 - 2)  # that of no epoch: -1 is for refreshing
+        chosen = torch.randperm(self.samples, generator=random)[: max(1, round(share * self.samples))]
+        chosen = chosen.to(self.images.device)
+        p = self.crop.padding if self.crop is not None else 0
+        images = self.images[chosen]
+        images = images[:, p : images.shape[1] - p, p : images.shape[2] - p]  # padded anew
+        return replace(self, images=images.contiguous(), labels=self.labels[chosen])
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """The images as they are, for evaluation."""

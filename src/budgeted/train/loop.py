@@ -17,7 +17,7 @@ from ..core.errors import BudgetError, Interrupted
 from ..core.record import RunFolder, Spec
 from ..core.signals import Caught, Signals
 from .process import determinism
-from .session import Circumstances, Result, Row, Session
+from .session import Circumstances, Keep, Result, Row, Session
 from .task import Task
 from .team import Team
 
@@ -34,6 +34,7 @@ def fit(
     save_every: float = 300.0,
     picture: Callable[[RunFolder], None] | None = None,
     change: Budget | None = None,
+    keep: Keep = "all",
 ) -> Generator[Row, None, Result]:
     """Train a task under a budget, or go on where its folder's last checkpoint is.
 
@@ -51,6 +52,8 @@ def fit(
         save_every: seconds without a checkpoint at most, which is what a kill can cost.
         picture: draws the run's curve from its folder; timed, and kept in reserve.
         change: the budget that replaces the one in force.
+        keep: what stays in the folder: `all`; `best`, no checkpoint once there is a result, and until then only those
+            that `save_every` asks for; `figures`, no weights either.
 
     Yields:
         Rows: steps, samples, seconds, progress, factor, lr, loss, and the metric where it was taken.
@@ -69,7 +72,7 @@ def fit(
     place = torch.device(device) if device else team.device
     held = hold(folder.path) if team.leads else nullcontext()
     with held, determinism(spec.deterministic), Signals() as signals:
-        given = Circumstances(root, place, began, reserve, save_every, picture, change, signals, team)
+        given = Circumstances(root, place, began, reserve, save_every, picture, change, signals, team, keep)
         try:
             with signals.at_once:
                 session = Session.start(task, spec, folder, given)
@@ -83,17 +86,8 @@ def fit(
                 session.update(batch)
                 if run.done:
                     break
-                if not team.leads:
-                    continue
-                if session.evaluations.due(run):
-                    yield session.evaluate()
-                elif session.row_due():
-                    yield session.row()
-                if session.save_due():
-                    session.save()
-                if session.somebody_may_look():
-                    session.hear()
-                    yield session.row()
+                if team.leads:
+                    yield from session.after_update()
             if run.interrupted is not None:
                 raise Caught(run.interrupted)
             if not run.ledger.steps:

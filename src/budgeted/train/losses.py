@@ -31,6 +31,13 @@ class Losses:
         if loss.device.type == "cpu" or len(self._unread) >= _UNREAD:
             self.check()
 
+    def note(self, loss: Tensor, step: int) -> None:
+        """The same for a loss that another run has looked at: it is read when the mean is asked for."""
+        self._unread.append(loss)
+        self._step = step
+        if len(self._unread) >= _UNREAD:
+            self.check()
+
     def check(self) -> None:
         """Read what was not read yet.
 

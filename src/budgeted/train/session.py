@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import itertools
 import math
@@ -11,10 +12,10 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.budget import Budget
 from ..core.control import Desk, Request
@@ -32,11 +33,13 @@ from .evaluation import Evaluations, has_batch_norm, with_fresh_statistics
 from .losses import Losses
 from .precision import Choice, Precision, fastest, named, whole_batch
 from .process import random_state, random_state_kept, seed, set_random_state
+from .recipe import varied
 from .schedule_free import enter_training, evaluation_mode
 from .shared import SharedLedger
 from .task import Data, Task
 from .team import Team
 
+Keep = Literal["all", "best", "figures"]  # of what is written: all; no checkpoint after the end; nor any weights
 Row = dict[str, Any]
 Result = dict[str, Any]
 
@@ -60,6 +63,9 @@ _SAVED = {
     "logged": 0,
     "finished": None,
 }
+
+
+Judged = tuple[dict[str, float], list[tuple[float, nn.Module]]]  # figures, and models by the metric
 
 
 @dataclass(slots=True)
@@ -92,6 +98,7 @@ class Circumstances:
     change: Budget | None
     signals: Signals
     team: Team
+    keep: Keep = "all"
 
 
 @dataclass(slots=True)
@@ -122,6 +129,9 @@ class Session:
     saved_at: float = field(default_factory=time.monotonic)
     logged: int = 0
     looked: float = 0.0  # when somebody outside was last thought of
+    lender: Session | None = None  # the run whose model this one shares, as long as both are the same
+    lent: tuple[int, Judged] | None = None  # what the evaluation at this update found, for those who share the model
+    shared: int = 0  # updates that another run made for this one too
 
     @classmethod
     def start(cls, task: Task, spec: Spec, folder: RunFolder, given: Circumstances) -> Session:
@@ -130,6 +140,7 @@ class Session:
         if team.leads:
             saved, lost = _last_state(folder)
         saved, lost = team.firsts((saved, lost))
+        task = varied(task, spec)
         seed(spec.seed)
         data, model = task.data(given.root, given.device), task.model()
         with random_state_kept():  # a replay, or a run with a precision of its own, draws no batch for it
@@ -144,7 +155,7 @@ class Session:
             optimizer,
             given.change or (saved["run"]["budget"] if saved else folder.budget),
             saved["run"]["schedule"] if saved else spec.schedule,
-            steps_per_epoch=len(data.train),
+            steps_per_epoch=data.steps_per_epoch,
             full=task.full_budget,
             tokens_in=getattr(task, "tokens", None),
             anchor=time.monotonic() - given.began + (lost if saved is None else 0.0),
@@ -165,10 +176,10 @@ class Session:
             optimizer,
             run,
             choice.precision,
-            Evaluations.of(run, len(data.train), spec.evaluations),
+            Evaluations.of(run, data.steps_per_epoch, spec.evaluations),
             read_average(spec.average).start(model) if spec.average else None,
             RowLog(folder, saved["rows"] if saved else 0) if team.leads else None,
-            _trace(folder, int(saved["run"]["ledger"]["spent"]["steps"]) if saved else 0) if team.leads else None,
+            _trace(folder, saved) if team.leads and (given.keep == "all" or run.ledger.timed) else None,
             checkpoint.Saver(folder.path),
             Desk(folder.path),
         )
@@ -232,8 +243,8 @@ class Session:
                     return
             epoch, first = epoch + 1, 0
 
-    def update(self, batch: Batch) -> None:
-        """One update: its rate is set and it is counted in the optimizer's hooks."""
+    def update(self, batch: Batch) -> Tensor:
+        """One update: its rate is set and it is counted in the optimizer's hooks; its loss comes back."""
         run, team, position = self.run, self.circumstances.team, self.run.progress
         self.trained.train()
         batch, weight = team.part(batch) if team.count > 1 else (batch, 1.0)
@@ -247,7 +258,35 @@ class Session:
             self.trace.add(position, run.factor)
         if self.averaged is not None:
             self.averaged.update(run.progress)
-        self.losses.add(loss.detach(), run.ledger.steps)
+        loss = loss.detach()
+        self.losses.add(loss, run.ledger.steps)
+        return loss
+
+    def share(self, lender: Session) -> None:
+        """Stand on another run's model instead of one's own, which is the same at this update."""
+        self.lender, self.model = lender, lender.model
+
+    def pass_over(self, batch: Batch, loss: Tensor) -> None:
+        """An update that the lender made for both of them."""
+        run, position = self.run, self.run.progress
+        with run.counted(batch):
+            run.pass_over()
+        if self.trace is not None:
+            self.trace.add(position, run.factor)
+        self.losses.note(loss, run.ledger.steps)
+        self.shared += 1
+
+    def after_update(self) -> Iterator[Row]:
+        """What is due between two updates: an evaluation, a row, a checkpoint, an ear for other terminals."""
+        if self.evaluations.due(self.run):
+            yield self.evaluate()
+        elif self.row_due():
+            yield self.row()
+        if self.save_due():
+            self.save()
+        if self.somebody_may_look():
+            self.hear()
+            yield self.row()
 
     # Evaluation
 
@@ -265,7 +304,7 @@ class Session:
             self._afford("refresh")
         row = self.row(figures)
         self._keep_best(candidates)
-        if first or self._saving_is_cheap():
+        if (first and self.circumstances.keep == "all") or self._saving_is_cheap():
             self.save()
         if first and self.circumstances.picture is not None and self._may_try("picture", self.set_up / 4):
             self._draw(more=1)
@@ -293,13 +332,21 @@ class Session:
         row = self.row(figures)
         self._keep_best(candidates)
         self.finished = row
-        self.save(last=True)
+        if self.circumstances.keep != "figures":
+            self.save(last=True)
         if self.circumstances.picture is not None and self._affordable("picture"):
             self._draw(more=0)
         return row
 
-    def _judge_all(self) -> tuple[dict[str, float], list[tuple[float, nn.Module]]]:
+    def _judge_all(self) -> Judged:
         """The figures of the weights as they are, their average's beside them, and the models by the metric."""
+        owner, steps = self.lender or self, self.run.ledger.steps
+        if owner.lent is None or owner.lent[0] != steps:
+            owner.lent = steps, owner._find()
+        figures, candidates = owner.lent[1]
+        return dict(figures), list(candidates)
+
+    def _find(self) -> Judged:
         figures = self._judge(self.model)
         candidates = [(figures[self.task.metric], self.model)]
         if self.averaged is not None:
@@ -349,6 +396,8 @@ class Session:
         for value, model in candidates:
             if self.best.value is None or self._better(value, self.best.value):
                 self.best = Best(value, self.run.ledger.steps, self.run.progress)
+                if self.circumstances.keep == "figures":
+                    continue
                 with evaluation_mode(self.optimizer):
                     self.saver.keep_best(model, self.best.note(self.spec.task))
 
@@ -374,6 +423,8 @@ class Session:
     def _saving_is_cheap(self) -> bool:
         """Whether saves beside those that are due stay a small share of a budget in time."""
         ledger, saver = self.run.ledger, self.saver
+        if self.circumstances.keep != "all":
+            return False
         if not ledger.timed:
             return True
         spent = sum(ledger.activities[name].seconds for name in ("checkpoint", "snapshot") if name in ledger.activities)
@@ -494,16 +545,19 @@ class Session:
         Raises:
             RunFolderError: where the last one cannot be written.
         """
-        if self.rows is None or self.trace is None:
+        if self.rows is None:
             return
         self.saved_at = time.monotonic()
         beside = self.saver.beside and not last
         self.losses.check()
         try:
             with self.run.measure(*(("snapshot", None) if beside else ("checkpoint", 1))):
+                written = [self.rows.path]
                 self.rows.flush()
-                self.trace.flush(sync=False)
-                self.saver.save(self._state(), after=(self.rows.path, self.trace.path), beside=beside)
+                if self.trace is not None:
+                    self.trace.flush(sync=False)
+                    written.append(self.trace.path)
+                self.saver.save(self._state(), after=written, beside=beside)
         except RunFolderError as error:
             if last:
                 raise
@@ -518,7 +572,7 @@ class Session:
         return {
             "run": self.run.state_dict(),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self._optimizer_state(),
             "average": self.averaged.state_dict() if self.averaged is not None else None,
             "precision": self.precision.name,
             "threads": torch.get_num_threads(),
@@ -530,7 +584,15 @@ class Session:
             "rows": self.rows.count if self.rows is not None else 0,
             "logged": self.logged,
             "finished": self.finished,
+            "shared": self.shared,
         }
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        """The lender's buffers, if there is one, under this run's own rates."""
+        own: dict[str, Any] = self.optimizer.state_dict()
+        return (
+            own if self.lender is None else {**self.lender.optimizer.state_dict(), "param_groups": own["param_groups"]}
+        )
 
     def _restore(self, saved: dict[str, Any], lost: float) -> None:
         try:
@@ -555,12 +617,15 @@ class Session:
         self.left_out = list(saved["left_out"])
         self.logged = min(saved["logged"], self._moment())  # an extension makes the spent share smaller
         self.finished = saved["finished"]
+        self.shared = int(saved.get("shared", 0))
         if lost:
             self.save()  # the rows that tell of it are gone, and another kill must not lose count of it
 
     def _best_on_disk(self, saved: Best) -> Best:
         """The best as the file of its weights has it: an evaluation after the checkpoint may have written it."""
         path = self.folder.path / checkpoint.BEST
+        if self.circumstances.keep == "figures":
+            return saved
         if saved.value is None and not path.exists():
             return saved
         try:
@@ -602,11 +667,14 @@ class Session:
             "left_out": self.left_out,
             "overrun_seconds": round(run.ledger.overrun(), 4),
             "within_warmup": run.ledger.within_warmup,
+            "shared_updates": self.shared,
             "wall_seconds": round(time.monotonic() - self.circumstances.began, 4),
             "run_dir": str(self.folder.path),
         }
         with run.measure("result", 0):
             self.folder.write("result", result)
+        if self.circumstances.keep != "all":
+            checkpoint.remove(self.folder.path)
         return result
 
 
@@ -649,9 +717,9 @@ def _seconds_lost(folder: RunFolder, saved: dict[str, Any] | None) -> float:
     return lost
 
 
-def _trace(folder: RunFolder, steps: int) -> TraceWriter:
-    """The trace up to an update. A run whose trace is damaged goes on all the same, but cannot be replayed."""
-    path = folder.path / "trace.bin"
+def _trace(folder: RunFolder, saved: dict[str, Any] | None) -> TraceWriter:
+    """The trace up to the checkpoint. A run whose trace is damaged goes on all the same, but cannot be replayed."""
+    path, steps = folder.path / "trace.bin", int(saved["run"]["ledger"]["spent"]["steps"]) if saved else 0
     try:
         trace = TraceWriter(path)
         trace.truncate(steps)
@@ -686,18 +754,23 @@ def _choose_precision(
 
 
 def _environment(device: torch.device, choice: Choice, team: Team) -> dict[str, Any]:
+    return {
+        "machine": machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": choice.threads,
+        "processes": team.count,
+        "packages": _versions(),
+        "precision": choice.precision.name,
+        "forward_backward_seconds": choice.seconds,
+    }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     packages = {}
     for name in ("budgeted", "torch", "torchvision", "numpy", "scikit-learn", "safetensors"):
         try:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             packages[name] = "not installed"
-    return {
-        "machine": machine(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": choice.threads,
-        "processes": team.count,
-        "packages": packages,
-        "precision": choice.precision.name,
-        "forward_backward_seconds": choice.seconds,
-    }
+    return packages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,10 +16,21 @@ from .data import Batch, TrainingData
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What a task trains on, and what its metric is taken on."""
+    """What a task trains on, and what its metric is taken on.
+
+    Args:
+        train, validation: the two sets.
+        batches: in an epoch, where `train` is a part of a larger set whose epochs budgets count.
+    """
 
     train: TrainingData
     validation: Any
+    batches: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates in what a budget takes for an epoch."""
+        return len(self.train) if self.batches is None else self.batches
 
 
 class Task(ABC):
@@ -34,6 +46,7 @@ class Task(ABC):
     warmup: ClassVar[str | None] = None  # an absolute length, kept at every budget
     metric: ClassVar[str] = "accuracy"
     maximize: ClassVar[bool] = True
+    models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}  # others than its own, by name
 
     @abstractmethod
     def data(self, root: Path | None, device: torch.device) -> Data:

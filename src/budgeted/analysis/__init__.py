@@ -1,0 +1,1 @@
+"""Runs to numbers: no model is made here, and nothing is drawn."""

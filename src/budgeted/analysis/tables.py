@@ -1,0 +1,224 @@
+"""Runs to the cells of a table: medians, spreads, places, and the paper's own figures beside them."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, final
+
+import pandas as pd
+
+from ..core.budget import Amount, Budget
+from ..core.manifest import Manifest
+
+# Table 9 counts epochs of 200. Its 50 is the end of the period that ends at 70, T0 = 10 and Tmult = 2 being what they are.
+_PAPERS_COLUMNS = {"15%": "30 ep", "35%": "50 ep", "75%": "150 ep"}
+ALL = "all"  # the column in which where the best checkpoint was is averaged over budgets and seeds
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell: what its runs came to.
+
+    Args:
+        values: of the finished runs, by their seeds' order.
+        wanted: runs that the study has there; 0 where the row does not stand in the column.
+        failed: of them.
+        place: 1, 2 or 3 among the complete cells of the column, else None.
+        paper: the paper's figure for it, or None.
+        mean: whether mean and standard deviation are shown instead of median and range.
+    """
+
+    values: tuple[float, ...] = ()
+    wanted: int = 0
+    failed: int = 0
+    place: int | None = None
+    paper: float | None = None
+    mean: bool = False
+
+    @property
+    def centre(self) -> float:
+        """The median, as in the paper; NaN where there is no value."""
+        if not self.values:
+            return math.nan
+        return statistics.fmean(self.values) if self.mean else statistics.median(self.values)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The least and the greatest value; of a mean, one standard deviation around it."""
+        if not self.values:
+            return math.nan, math.nan
+        if self.mean:
+            deviation = statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+            return self.centre - deviation, self.centre + deviation
+        return min(self.values), max(self.values)
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.values) and len(self.values) == self.wanted
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The table of one task.
+
+    Args:
+        title: of the study.
+        task, metric: whose, and what of it.
+        rows, columns: labels, in order.
+        cells: by label and column.
+        maximize: which way is better.
+        value: which figure of a run: best, final or best_progress.
+        partial: whether runs are missing.
+    """
+
+    title: str
+    task: str
+    metric: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Cell]
+    maximize: bool
+    value: str
+    partial: bool
+
+    def cell(self, row: str, column: str) -> Cell:
+        return self.cells.get((row, column), Cell())
+
+    @property
+    def what(self) -> str:
+        """What the figures are, in words."""
+        return {
+            "best": f"best {self.metric} among evaluations",
+            "final": f"{self.metric} of the final model",
+            "best_progress": f"progress at which the best {self.metric} was reached",
+        }[self.value]
+
+    @property
+    def has_paper(self) -> bool:
+        return any(cell.paper is not None for cell in self.cells.values())
+
+
+def tables_of(manifest: Manifest, runs: pd.DataFrame) -> list[Table]:
+    """A table for each task of a study.
+
+    Args:
+        manifest: of the study.
+        runs: its runs, as `results.runs_of` gives them.
+    """
+    return [_table(manifest, str(task), frame) for task, frame in runs.groupby("task", sort=False)]
+
+
+def _table(manifest: Manifest, task: str, runs: pd.DataFrame) -> Table:
+    study, facts = manifest.content["study"], manifest.content["tasks"][task]
+    value, maximize = study["value"], facts["maximize"]
+    rows, there = _in_order(runs["row"]), _in_order(runs["budget"])
+    columns = [b for b in study["budgets"] if b in there] if "budgets" in study else sorted(there, key=_size)
+    if value == "best_progress":
+        columns = [*columns, ALL]
+    paper = _paper_figures(study, task)
+    cells: dict[tuple[str, str], Cell] = {}
+    for (row, column), some in runs.groupby(["row", "budget"], sort=False):
+        known = paper.get((_plain(str(row)), _PAPERS_COLUMNS.get(str(column), str(column))))
+        cells[str(row), str(column)] = _cell(some, value, known)
+    if value == "best_progress":
+        for row in rows:
+            known = paper.get((_plain(row), ">=10%"))
+            cells[row, ALL] = _cell(runs[runs["row"] == row], value, known, mean=True)
+    elif len(rows) > 1:
+        for column in columns:
+            _award(cells, rows, column, maximize)
+    partial = bool((runs["status"] != "finished").any())
+    return Table(study["title"], task, facts["metric"], tuple(rows), tuple(columns), cells, maximize, value, partial)
+
+
+def _cell(some: pd.DataFrame, value: str, paper: float | None, *, mean: bool = False) -> Cell:
+    done = some[some["status"] == "finished"].sort_values("seed")
+    values = tuple(float(v) for v in done[value] if not math.isnan(v))
+    return Cell(values, len(some), int((some["status"] == "failed").sum()), None, paper, mean)
+
+
+def _award(cells: dict[tuple[str, str], Cell], rows: Sequence[str], column: str, maximize: bool) -> None:
+    """First, second and third place by the median; equal medians share a place."""
+    standing = {row: cells[row, column] for row in rows if (row, column) in cells and cells[row, column].complete}
+    ordered = sorted({cell.centre for cell in standing.values()}, reverse=maximize)
+    for row, cell in standing.items():
+        place = sum(1 for other in standing.values() if _beats(other.centre, cell.centre, maximize)) + 1
+        if place <= 3 and len(ordered) > 1:
+            cells[row, column] = Cell(cell.values, cell.wanted, cell.failed, place, cell.paper, cell.mean)
+
+
+def _beats(one: float, other: float, maximize: bool) -> bool:
+    return one > other if maximize else one < other
+
+
+def _size(budget: str) -> tuple[str, float]:
+    limit = Budget.parse(budget).limits[0]
+    return (limit.unit, limit.amount) if isinstance(limit, Amount) else (str(limit), 0.0)
+
+
+def _in_order(values: Any) -> list[str]:
+    return [str(value) for value in dict.fromkeys(values)]
+
+
+# The paper's own figures
+
+
+def _paper_figures(study: Mapping[str, Any], task: str) -> dict[tuple[str, str], float]:
+    """What the paper has for a study: for its own task and model only."""
+    if study.get("paper") is None or task != "cifar10":
+        return {}
+    return {
+        (_plain(row["schedule"]), row["budget"]): float(row["value"])
+        for row in reported()
+        if row["table"] == study["paper"] and "standard deviation" not in row["metric"]
+    }
+
+
+def _plain(label: str) -> str:
+    return label.replace(" ", "").lower()
+
+
+@functools.cache
+def reported() -> tuple[dict[str, str], ...]:
+    """Every number in the tables of Li, Yumer and Ramanan, "Budgeted Training" (ICLR 2020).
+
+    Each with its table, task, metric, schedule, budget and value, as text.
+    """
+    text = resources.files(__package__).joinpath("paper.csv").read_text(encoding="utf-8")
+    return tuple(csv.DictReader(text.splitlines()))
+
+
+# What follows from a table
+
+
+def frontier(table: Table) -> list[tuple[str, float]]:
+    """The efficient frontier: the best median that any row has at each budget or below (the paper's figure 1)."""
+    found: list[tuple[str, float]] = []
+    for column in table.columns:
+        medians = [c.centre for row in table.rows if (c := table.cell(row, column)).values]
+        if not medians:
+            continue
+        best = max(medians) if table.maximize else min(medians)
+        if found and _beats(found[-1][1], best, table.maximize):
+            best = found[-1][1]
+        found.append((column, best))
+    return found
+
+
+def normalised(table: Table) -> float | None:
+    """What the paper's figure 1 divides by: the best median at the full budget; None where that was not trained."""
+    if not table.columns or table.columns[-1] != "100%":
+        return None
+    medians = [c.centre for row in table.rows if (c := table.cell(row, table.columns[-1])).values]
+    if not medians:
+        return None
+    best = max(medians) if table.maximize else min(medians)
+    return best or None

@@ -1,0 +1,168 @@
+"""A study's report: the table in the terminal; tables, figures and a page in files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..analysis import results, statistics
+from ..analysis.tables import Table, tables_of
+from ..core.manifest import Manifest
+from ..core.record import atomic_write, explained
+from . import tables as form
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+FORMATS = ("md", "csv", "tex", "png", "svg", "html")
+
+
+class Report:
+    """What there is to say of a study.
+
+    Args:
+        manifest: of the study.
+
+    Raises:
+        StudyError: where it has no runs.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.study = manifest.content["study"]
+        self.runs: pd.DataFrame = results.runs_of(manifest)
+        self.tables: list[Table] = tables_of(manifest, self.runs)
+        self.remarks = list(self._remarks())
+
+    def _remarks(self) -> Iterator[str]:
+        """What may be concluded, and what may not."""
+        yield from statistics.cautions(self.runs)
+        if self.study["value"] == "best_progress":
+            return
+        maximize = {table.task: table.maximize for table in self.tables}
+        for table in self.tables:
+            of_task = self.runs[self.runs["task"] == table.task]
+            where = f"{table.task}: " if len(self.tables) > 1 else ""
+            for found in statistics.comparisons(of_task, self.study["value"], table.maximize):
+                yield f"{where}{found}."
+        if (ranks := statistics.ranks(self.runs, self.study["value"], maximize)) is not None and len(ranks.mean) > 2:
+            order = ", ".join(f"{row} {rank:.2f}" for row, rank in ranks.mean.items())
+            test = "" if ranks.p != ranks.p else f"; Friedman's p = {ranks.p:.2g}"
+            yield (
+                f"Average ranks over {ranks.blocks} blocks of task and budget: {order}{test}. {ranks.caveat}".strip().rstrip(
+                    "."
+                )
+                + "."
+            )
+
+    def print(self, console: Console) -> None:
+        """The tables and what may be concluded, as wide as the terminal."""
+        title = self.study["title"] or self.study["name"]
+        console.print(f"\n{title}", style="bold", markup=False, highlight=False)
+        for table in self.tables:
+            console.print(f"\n{table.task}", markup=False, highlight=False)
+            console.print(form.terminal(table, console.width))
+            console.print(form.legend(table), style="dim", markup=False, highlight=False)
+        for remark in self.remarks:
+            console.print(f"- {remark}", markup=False, highlight=False)
+        made, alike = results.saved(self.runs)
+        if alike:
+            console.print(
+                f"- {alike:,} of {made:,} updates ({alike / made:.0%}) were trained once for several runs.",
+                highlight=False,
+            )
+        for run, reason in self._failures():
+            console.print(f"failed: {run}: {reason}", style="red", markup=False, highlight=False)
+
+    def _failures(self) -> Iterator[tuple[str, str]]:
+        failed = self.runs[self.runs["status"] == "failed"].drop_duplicates("run")
+        for run in failed.itertuples():
+            yield f"{run.run} ({run.row}, {run.budget}, seed {run.seed})", str(run.reason)
+
+    def write(self, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+        """Write the report's files into a folder.
+
+        Args:
+            out: the folder; made where it is missing.
+            formats: which of `FORMATS`.
+
+        Returns:
+            The files, the page first.
+
+        Raises:
+            RunFolderError: where one cannot be written.
+        """
+        written: list[Path] = []
+        with explained(out):
+            out.mkdir(parents=True, exist_ok=True)
+
+        def put(name: str, text: str) -> None:
+            with explained(out):
+                atomic_write(out / name, text.encode())
+            written.append(out / name)
+
+        if "html" in formats:
+            from .page import page
+
+            put("index.html", page(self.manifest, self.runs, self.tables, self.remarks))
+        if "md" in formats:
+            put("report.md", self.markdown())
+        if "tex" in formats:
+            put("tables.tex", "\n".join(map(form.latex, self.tables)))
+        if "csv" in formats:
+            put("table.csv", form.table_csv(self.tables))
+            put("runs.csv", form.runs_csv(self.runs))
+        for ending in ("png", "svg"):
+            if ending in formats:
+                for name, draw in self._figures():
+                    draw(path := out / f"{name}.{ending}")
+                    if path.exists():
+                        written.append(path)
+        return written
+
+    def markdown(self) -> str:
+        """The whole report as Markdown."""
+        made, alike = results.saved(self.runs)
+        parts = [f"# {self.study['title'] or self.study['name']}\n"]
+        parts += [form.markdown(table) for table in self.tables]
+        if self.remarks:
+            parts.append("".join(f"- {remark}\n" for remark in self.remarks))
+        if alike:
+            parts.append(f"{alike:,} of {made:,} updates ({alike / made:.0%}) were trained once for several runs.\n")
+        if failures := list(self._failures()):
+            parts.append("Failed:\n\n" + "".join(f"- {run}: {reason}\n" for run, reason in failures))
+        return "\n".join(parts)
+
+    def _figures(self) -> Iterator[tuple[str, Callable[[Path], None]]]:
+        """The figures that the study wants, by their files' names."""
+        from . import study_figures as figures
+
+        several = len(self.tables) > 1
+        wanted = self.study["figures"]
+        for table in self.tables:
+            ending = f"-{_plain(table.task)}" if several else ""
+            done = self.runs[(self.runs["task"] == table.task) & (self.runs["status"] == "finished")]
+            if "budgets" in wanted and table.value != "best_progress" and not done.empty:
+                yield f"budgets{ending}", partial(figures.draw_budgets, table)
+            if "curves" in wanted and not done.empty:
+                yield (
+                    f"curves{ending}",
+                    partial(figures.draw_curves, done, table.metric),
+                )
+        if "schedules" in wanted and "rows" in self.study:
+            rows = {row["label"]: row["schedule"].replace(" over full", "") for row in self.study["rows"]}
+            yield "schedules", partial(figures.draw_study_schedules, list(rows.items()))
+        ranks = None
+        with contextlib.suppress(KeyError):
+            maximize = {table.task: table.maximize for table in self.tables}
+            ranks = statistics.ranks(self.runs, self.study["value"], maximize)
+        if ranks is not None and ranks.pairwise is not None and self.study["value"] != "best_progress":
+            yield "ranks", partial(figures.draw_ranks, ranks)
+
+
+def _plain(task: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in task.rpartition("/")[2])
