@@ -51,15 +51,15 @@ class Comparison:
         low, high = self.interval
         figures = (
             f"{self.one} - {self.other}: {self.difference:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, {self.pairs} pairs), "
-            f"the better median at {self.wins} of {self.budgets} budgets, p = {_p(self.p)}, {_p(self.adjusted)} by Holm"
+            f"the better median at {self.wins} of {self.budgets} budgets, p {_p(self.p)}, by Holm {_p(self.adjusted)}"
         )
         if self.least_p > ALPHA:
-            return f"{figures}: {self.pairs} pairs cannot give less than p = {_p(self.least_p)}, so nothing can be concluded"
+            return f"{figures}: {self.pairs} pairs cannot give less than p {_p(self.least_p)}, so nothing can be concluded"
         return f"{figures}: {'separated' if self.separated else 'not separated'}"
 
 
 def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+    return f"= {value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def comparisons(runs: pd.DataFrame, value: str, maximize: bool, *, seed: int = 0) -> list[Comparison]:
@@ -188,7 +188,7 @@ def ranks(runs: pd.DataFrame, value: str, maximize: dict[str, bool]) -> Ranks | 
     caveat = (
         ""
         if tasks > 1
-        else "the blocks are budgets of one task, which are not independent: read the p-values as a lower bound"
+        else "The blocks are budgets of one task, which are not independent: the p-value is lower than it should be."
     )
     p, pairwise = math.nan, None
     if medians.shape[1] >= 3 and len(medians) >= 3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import math
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..analysis.results import counts, curve, saved
-from ..analysis.tables import Table, frontier
+from ..analysis.tables import Table, frontier, normalised
 from ..core.manifest import Manifest
 from ..core.record import SCHEMA
 from .study_figures import look, places
@@ -51,7 +52,7 @@ def page(manifest: Manifest, runs: pd.DataFrame, tables: Sequence[Table], remark
         "style": ours.joinpath("page.css").read_text(encoding="utf-8"),
         "script": ours.joinpath("page.js").read_text(encoding="utf-8"),
         "plotly": get_plotlyjs(),
-        "datatables": _harmless(datatables.joinpath("dt_bundle.js").read_text(encoding="utf-8")),
+        "datatables": base64.b64encode(datatables.joinpath("dt_bundle.js").read_bytes()).decode(),
         "datatables_style": datatables.joinpath("dt_bundle.css").read_text(encoding="utf-8"),
     }
     text = ours.joinpath("page.html").read_text(encoding="utf-8")
@@ -152,6 +153,7 @@ def _plotted(table: Table) -> dict[str, Any]:
         "ticks": xs,
         "labels": labels,
         "log": log,
+        "full": normalised(table),
         "frontier": {
             "x": [x for x, c in zip(xs, columns, strict=True) if c in best],
             "y": [best[c] for c in columns if c in best],

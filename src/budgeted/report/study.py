@@ -161,7 +161,7 @@ class Report:
             maximize = {table.task: table.maximize for table in self.tables}
             ranks = statistics.ranks(self.runs, self.study["value"], maximize)
         if ranks is not None and ranks.pairwise is not None and self.study["value"] != "best_progress":
-            yield "ranks", partial(figures.draw_ranks, ranks)
+            yield "ranks", partial(figures.draw_ranks, ranks, list(dict.fromkeys(self.runs["row"])))
 
 
 def _plain(task: str) -> str:

@@ -44,12 +44,15 @@ def draw_budgets(table: Table, path: Path) -> None:
                 if not there:
                     continue
                 xs = [x for x, _ in there]
-                line = look(number)
-                axis.plot(xs, [c.centre / scale for _, c in there], label=row, markersize=4, **line)
-                axis.fill_between(
-                    xs, [c.spread[0] / scale for _, c in there], [c.spread[1] / scale for _, c in there],
-                    color=line["color"], alpha=0.12, linewidth=0,
-                )  # fmt: skip
+                line, shift = (
+                    look(number),
+                    0.012 * (number - (len(table.rows) - 1) / 2),
+                )  # so that ranges stand side by side
+                xs = [x * math.exp(shift) if log else x + shift for x in xs]
+                middle = [c.centre / scale for _, c in there]
+                ranges = [[abs(c.centre - c.spread[end]) / scale for _, c in there] for end in (0, 1)]
+                axis.plot(xs, middle, label=row, markersize=4, **line)
+                axis.errorbar(xs, middle, ranges, fmt="none", ecolor=line["color"], elinewidth=0.8, alpha=0.7)
             if len(table.rows) > 1:
                 best = [(x, dict(frontier(table)).get(column)) for x, column in zip(at, table.columns, strict=True)]
                 points = [(x, y / scale) for x, y in best if y is not None]
@@ -127,8 +130,8 @@ def draw_study_schedules(schedules: Sequence[tuple[str, str]], path: Path) -> No
     draw_schedules([(label, s) for label, s in found if isinstance(s, Schedule)], path)
 
 
-def draw_ranks(found: Ranks, path: Path) -> None:
-    """The critical-difference figure: average ranks, and bars over those that cannot be told apart (Demsar 2006)."""
+def draw_ranks(found: Ranks, rows: Sequence[str], path: Path) -> None:
+    """The critical-difference figure of a study's rows: average ranks, and bars over those that cannot be told apart (Demsar 2006)."""
     if found.pairwise is None:
         return
     import scikit_posthocs
@@ -139,7 +142,7 @@ def draw_ranks(found: Ranks, path: Path) -> None:
         scikit_posthocs.critical_difference_diagram(
             found.mean, found.pairwise, ax=axes, alpha=ALPHA,
             label_fmt_left="{label} ({rank:.2f})", label_fmt_right="({rank:.2f}) {label}",
-            text_h_margin=0.02, label_props={"fontsize": 8}, elbow_props={"linewidth": 0.9}, crossbar_props={"linewidth": 2.2},
+            color_palette={row: look(number)["color"] for number, row in enumerate(rows)}, text_h_margin=0.02, label_props={"fontsize": 8}, elbow_props={"linewidth": 0.9}, crossbar_props={"linewidth": 2.2},
         )  # fmt: skip
         p = "" if math.isnan(found.p) else f"; Friedman's p = {found.p:.2g}"
         axes.set_title(f"Average rank over {found.blocks} blocks of task and budget{p}", fontsize=9, pad=14)

@@ -38,7 +38,7 @@ class Digits(Classification):
 
     name: ClassVar[str] = "digits"
     summary: ClassVar[str] = "8x8 handwritten digits of scikit-learn, small conv net (embedded)"
-    full_budget: ClassVar[str] = "100ep"
+    full_budget: ClassVar[str] = "30ep"
     batch_size: ClassVar[int] = 64
     models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {"conv-net": conv_net, "mlp": mlp}
 

@@ -6,8 +6,7 @@ const layout = (more) => ({ margin: { t: 20, r: 20, b: 50, l: 60 }, height: 420,
 
 function budgets(number, share) {
   const table = data.tables[number];
-  const all = Object.values(table.rows).flatMap((row) => (row.x.at(-1) === table.ticks.at(-1) ? [row.y.at(-1)] : []));
-  const scale = share ? Math.max(...all) : 1;
+  const scale = share ? table.full : 1;
   const traces = Object.entries(table.rows).map(([name, row]) => {
     const look = data.looks[name];
     return {
@@ -34,6 +33,7 @@ function budgets(number, share) {
 data.tables.forEach((table, number) => {
   budgets(number, false);
   const place = document.querySelector(`[data-figure="${number}"]`);
+  if (!table.full) return; // the full budget was not trained
   for (const [label, share] of [["plain", false], ["as a share of the full budget's best", true]]) {
     const button = document.createElement("button");
     button.textContent = label;
@@ -111,15 +111,15 @@ document.getElementById("runs").addEventListener("keydown", (event) => {
 });
 
 (async () => {
-  const source = document.getElementById("datatables").textContent.replaceAll("<\\/", "</");
-  const url = URL.createObjectURL(new Blob([source], { type: "application/javascript" }));
+  const bytes = Uint8Array.from(atob(document.getElementById("datatables").textContent), (c) => c.charCodeAt(0));
+  const url = URL.createObjectURL(new Blob([bytes], { type: "application/javascript" }));
   const { ITable } = await import(url);
   URL.revokeObjectURL(url);
   for (const table of document.querySelectorAll("table.sortable")) {
     const many = table.id === "runs";
     new ITable(table, {
       paging: many && table.tBodies[0].rows.length > 25, pageLength: 25, searching: many, info: many, order: [],
-      classes: "sortable", autoWidth: false,
+      autoWidth: false,
     });
   }
   document.body.dataset.ready = "true";
