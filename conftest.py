@@ -15,3 +15,11 @@ def _public_names(doctest_namespace):
     compositions = ("Floor", "Join", "Over", "Repeat", "Warmup", "With", "convert")
     doctest_namespace.update({name: getattr(budgeted, name) for name in compositions})
     doctest_namespace.update(Sampled=Sampled, Ledger=Ledger)
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    """A folder that runs with made-up results are put into."""
+    from shelf import Shelf
+
+    return Shelf(tmp_path)

@@ -37,7 +37,8 @@ def runs_of(manifest: Manifest) -> pd.DataFrame:
         rows.append(
             {**{key: cell[key] for key in ("task", "row", "budget", "seed", "run")}, **_figures(manifest.runs, spec)}
         )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    figures = ("best", "final", "best_progress", "steps", "shared", "seconds")
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(figures, float))
 
 
 def loose(out: Path) -> Manifest:

@@ -54,7 +54,9 @@ class Comparison:
             f"the better median at {self.wins} of {self.budgets} budgets, p {_p(self.p)}, by Holm {_p(self.adjusted)}"
         )
         if self.least_p > ALPHA:
-            return f"{figures}: {self.pairs} pairs cannot give less than p {_p(self.least_p)}, so nothing can be concluded"
+            return (
+                f"{figures}: {self.pairs} pairs cannot give less than p {_p(self.least_p)}, so nothing can be concluded"
+            )
         return f"{figures}: {'separated' if self.separated else 'not separated'}"
 
 
@@ -122,7 +124,7 @@ def sign_flip(differences: np.ndarray[Any, Any], random: np.random.Generator) ->
     >>> sign_flip(np.array([0.1, 0.2, 0.3]), np.random.default_rng(0))
     0.25
     """
-    if not differences.any():
+    if len(differences) < 2 or not differences.any():
         return 1.0
     resamples = math.inf if len(differences) <= _EXACT else _RESAMPLES
     tested = stats.permutation_test(

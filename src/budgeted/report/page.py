@@ -107,7 +107,9 @@ def _runs_table(runs: pd.DataFrame) -> str:
 
 def _run_cell(value: Any) -> str:
     if isinstance(value, float):
-        return f'<td data-order="{-1e300 if math.isnan(value) else value}">{"" if math.isnan(value) else f"{value:.5g}"}</td>'
+        if math.isnan(value):
+            return '<td data-order="-1e300"></td>'
+        return f'<td data-order="{value}">{int(value) if value == int(value) else f"{value:.5g}"}</td>'
     return f"<td>{html.escape(str(value))}</td>"
 
 

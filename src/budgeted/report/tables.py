@@ -190,4 +190,5 @@ def table_csv(tables: Sequence[Table]) -> str:
 
 def runs_csv(runs: pd.DataFrame) -> str:
     """Every run, a line each."""
-    return str(runs.drop(columns=["folder"]).to_csv(index=False, lineterminator="\n"))
+    counted = runs.drop(columns=["folder"]).astype({"steps": "Int64", "shared": "Int64"})
+    return str(counted.to_csv(index=False, lineterminator="\n"))

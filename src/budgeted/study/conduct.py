@@ -19,7 +19,7 @@ from .engine import Ended, Engine
 from .plan import Cell, Facts, Study
 from .work import Options, Outcome, describe, train
 
-_DEATHS = 3  # of workers that a run may have on its account
+_DEATHS = 3  # of workers, without a new checkpoint between, after which a run is given up
 _LOOK = 0.25  # seconds between two looks at what goes on
 _PATIENCE = 60.0  # seconds for runs under way to save when they are asked to stop
 _BUSY = 2.0  # seconds until a run that another process trains is looked at again
@@ -49,7 +49,8 @@ class Standing:
 @dataclass(slots=True)
 class _Job:
     specs: list[Spec]
-    deaths: int = 0
+    deaths: int = 0  # of workers, since its runs last came to a checkpoint
+    came_to: list[int] = field(default_factory=list)
     not_before: float = 0.0
 
 
@@ -227,11 +228,13 @@ class _Director:
         self.standing.failed |= outcome.failed
         later = time.monotonic() + _BUSY if outcome.busy else 0.0
         for group in reversed(outcome.groups):
-            self._waiting.appendleft(_Job([self._specs[name] for name in group], job.deaths, later))
+            self._waiting.appendleft(_Job([self._specs[name] for name in group], not_before=later))
 
     def _bury(self, job: _Job, how: str) -> None:
-        """A worker died: its runs go on from their checkpoints, until one of them has had so many deaths."""
-        job.deaths += 1
+        """A worker died: its runs go on from their checkpoints, unless it comes to nothing several times over."""
+        came_to = self._checkpoints(job)
+        job.deaths = job.deaths + 1 if came_to == job.came_to else 1
+        job.came_to = came_to
         if job.deaths < _DEATHS:
             self._waiting.appendleft(job)
         elif len(job.specs) > 1:
@@ -243,6 +246,15 @@ class _Director:
             )
             RunFolder.obtain(Path(self._options.out), spec).write("error", {"error": reason, "traceback": ""})
             self.standing.failed[spec.name] = reason
+
+    def _checkpoints(self, job: _Job) -> list[int]:
+        """When the checkpoints of its runs were written: whether a new one was there before a death."""
+        found = []
+        for spec in job.specs:
+            folder = RunFolder.unfinished(Path(self._options.out), spec)
+            path = None if folder is None else folder.path / "last.pt"
+            found.append(path.stat().st_mtime_ns if path is not None and path.exists() else 0)
+        return found
 
     def _count(self) -> None:
         standing, jobs = self.standing, list(self._jobs.values())

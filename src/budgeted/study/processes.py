@@ -27,12 +27,11 @@ class Processes(Engine):
     Args:
         slots: workers.
         gpus: GPUs that they take turns on; 0 where they train on processors, a core for each.
-        threads: of each.
     """
 
-    def __init__(self, slots: int, *, gpus: int = 0, threads: int = 1) -> None:
+    def __init__(self, slots: int, *, gpus: int = 0) -> None:
         self.slots = slots
-        self._gpus, self._threads = gpus, threads
+        self._gpus = gpus
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOADED)
         self._workers: list[_Worker | None] = [None] * slots
@@ -67,7 +66,7 @@ class Processes(Engine):
             if worker is not None and not worker.ticket and not worker.process.is_alive():
                 worker = None  # it died idle
             if worker is None:
-                worker = self._workers[place] = _Worker(self._context, place, self._gpus, self._threads)
+                worker = self._workers[place] = _Worker(self._context, place, self._gpus)
             if not worker.ticket:
                 worker.give(*self._waiting.popleft())
 
@@ -99,11 +98,9 @@ def cores() -> int:
 class _Worker:
     """A process and the pipe to it."""
 
-    def __init__(self, context: Any, place: int, gpus: int, threads: int) -> None:
+    def __init__(self, context: Any, place: int, gpus: int) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process: ForkServerProcess = context.Process(
-            target=_work, args=(theirs, place, gpus, threads), daemon=True
-        )
+        self.process: ForkServerProcess = context.Process(target=_work, args=(theirs, place, gpus), daemon=True)
         self.process.start()
         theirs.close()  # so that its end is the end of the pipe
         self.ticket = 0  # of the call under way
@@ -125,7 +122,7 @@ class _Worker:
         return Ended(ticket, value, error)
 
 
-def _work(pipe: Connection, place: int, gpus: int, threads: int) -> None:
+def _work(pipe: Connection, place: int, gpus: int) -> None:
     """A worker's life: calls, one after another, until the pipe or the process that holds its other end is gone."""
     # Ctrl-C in a terminal reaches every process of it; a run under way hears it, and an idle worker need not.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -134,11 +131,8 @@ def _work(pipe: Connection, place: int, gpus: int, threads: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(place % gpus)
     elif not gpus and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
-        if threads * (place + 1) <= len(cores):
-            os.sched_setaffinity(0, cores[place * threads : (place + 1) * threads])
-    import torch
-
-    torch.set_num_threads(threads)
+        if place < len(cores):
+            os.sched_setaffinity(0, [cores[place]])
     while True:
         try:
             function, arguments = pipe.recv()

@@ -53,13 +53,14 @@ class RayEngine(Engine):
             raise BudgetedError(
                 f"the Ray cluster at '{address}' has no GPU; leave --gpus out to train on its processors"
             )
+        # One processor, and so one thread: Ray sets OMP_NUM_THREADS by it.
         self._call = ray.remote(_call).options(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)
         self._under_way: dict[Any, int] = {}
         self._count = 0
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> int:
         self._count += 1
-        self._under_way[self._call.remote(function, arguments)] = self._count
+        self._under_way[self._call.remote(function, arguments, os.getcwd())] = self._count
         return self._count
 
     def wait(self, timeout: float) -> list[Ended]:
@@ -87,8 +88,7 @@ class RayEngine(Engine):
             self._ray.shutdown()
 
 
-def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    import torch
-
-    torch.set_num_threads(1)
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> Any:
+    with contextlib.suppress(OSError):
+        os.chdir(folder)  # a task of the user's own is named from there
     return function(*arguments)
