@@ -178,6 +178,8 @@ def ranks(runs: pd.DataFrame, value: str, maximize: dict[str, bool]) -> Ranks | 
         maximize: which way is better, by task.
     """
     done = runs[runs["status"] == "finished"]
+    if done.empty:
+        return None
     signs = done["task"].map(lambda task: 1.0 if maximize[task] else -1.0)
     signed = done.assign(signed=done[value] * signs)
     medians = signed.groupby(["task", "budget", "row"], sort=False)["signed"].median().unstack("row")

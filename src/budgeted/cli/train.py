@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -27,6 +28,10 @@ from ..core.text import parse_duration
 @click.option("--schedule", default="linear", show_default=True, help="See `budgeted schedule`.")
 @click.option("--warmup", help="A ramp before the schedule: '500 steps', 30s or 5%.  [default: the task's]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
+@click.option("--model", help="Another of the task's models, 'resnet18(width=16)', or your own as file.py:Name.")
+@click.option("--optimizer", help="Another optimizer: adamw, 'sgd(momentum=0.9, lr=0.1)', amsgrad.")
+@click.option("--lr", type=float, help="Another base rate.  [default: the recipe's]")
+@click.option("--subset", type=float, help="The share of the training data to draw, once, before training: 0.1.")
 @click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where run folders go.")
 @click.option(
     "--data",
@@ -84,6 +89,10 @@ def train(
     schedule: str,
     warmup: str | None,
     seed: int,
+    model: str | None,
+    optimizer: str | None,
+    lr: float | None,
+    subset: float | None,
     out: Path,
     data: Path | None,
     device: str | None,
@@ -128,7 +137,11 @@ def train(
     else:
         budget = Budget.parse("30s" if budget_text is None else budget_text)
         plan = _plan(schedule, warmup)
-        spec = Spec(task, str(budget), plan, seed, deterministic, precision, not no_refresh, evaluations, average)
+        _require_positive(lr, subset)
+        spec = Spec(
+            task, str(budget), plan, seed, deterministic, precision, not no_refresh, evaluations, average,
+            model=model, optimizer=optimizer, lr=lr, subset=subset,
+        )  # fmt: skip
     # From here on PyTorch is imported: what can be wrong in a line of text was found before.
     from ..tasks import registry
 
@@ -184,6 +197,7 @@ def _on_command_line(name: str) -> bool:
 # Options that would make it another run.
 _DEFINITION = (
     "task", "schedule", "warmup", "seed", "precision", "deterministic", "no_refresh", "evaluations", "average",
+    "model", "optimizer", "lr", "subset",
 )  # fmt: skip
 
 
@@ -193,6 +207,13 @@ def _require_only(option: str, others: tuple[str, ...]) -> None:
         if _on_command_line(name):
             given = "TASK" if name == "task" else f"--{name.removesuffix('_text').replace('_', '-')}"
             raise BudgetedError(f"{given} does not go with {option}: the run is as its folder says; leave it out")
+
+
+def _require_positive(lr: float | None, subset: float | None) -> None:
+    if lr is not None and not 0 < lr < math.inf:
+        raise BudgetedError(f"--lr is a positive number, and is {lr}")
+    if subset is not None and not 0 < subset <= 1:
+        raise BudgetedError(f"--subset is a share above 0 and up to 1, and is {subset}")
 
 
 def _seconds(option: str, text: str) -> float:
