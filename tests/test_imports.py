@@ -20,9 +20,12 @@ MODULES = {
 # What a room may import beside the standard library and itself; None is anything.
 ROOMS: dict[str, set[str] | None] = {
     "core": set(),
-    "train": {"core", "torch", "safetensors", "numpy", "pynvml"},
+    "train": {"core", "torch", "safetensors", "numpy", "pynvml", "schedulefree"},
     "tasks": {"core", "train", "torch", "torchvision", "sklearn", "numpy"},
-    "report": {"core", "analysis", "matplotlib", "rich"},
+    "study": {"core", "train", "tasks", "integrations", "torch", "ray"},
+    "analysis": {"core", "numpy", "scipy", "pandas", "statsmodels", "scikit_posthocs"},
+    "report": {"core", "analysis", "matplotlib", "rich", "pandas", "plotly", "scikit_posthocs"},
+    "integrations": {"core", "torch", "mlflow", "wandb"},
     "cli": None,
 }
 
@@ -88,7 +91,7 @@ def imported_by(*arguments: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
 
 
-HEAVY = {"torch", "torchvision", "matplotlib", "numpy", "sklearn", "safetensors", "pandas", "scipy"}
+HEAVY = {"torch", "torchvision", "matplotlib", "numpy", "sklearn", "safetensors", "pandas", "scipy", "plotly", "ray"}
 
 
 def test_importing_the_package_imports_no_framework():
@@ -101,6 +104,12 @@ def test_importing_the_package_imports_no_framework():
 def test_asking_for_help_imports_no_framework():
     modules = imported_by("-m", "budgeted.cli.main", "--help")
     assert "click" in modules
+    assert not modules & HEAVY
+
+
+def test_listing_the_studies_imports_no_framework():
+    modules = imported_by("-m", "budgeted.cli.main", "study")
+    assert "budgeted.study.read" in modules
     assert not modules & HEAVY
 
 

@@ -72,7 +72,14 @@ def test_three_pairs_conclude_nothing():
         runs({"a": {"1%": [0.9, 0.8, 0.85]}, "b": {"1%": [0.1, 0.2, 0.15]}}), "best", True
     )
     assert (found.p, found.least_p) == (0.25, 0.25)
-    assert "3 pairs cannot give less than p = 0.250, so nothing can be concluded" in str(found)
+    assert "3 pairs cannot give less than p = 0.250 by Holm, so nothing can be concluded" in str(found)
+
+
+def test_many_comparisons_need_more_pairs():
+    values = {row: {"1%": [1.0 - k / 10] * 6} for k, row in enumerate("abcd")}
+    found = statistics.comparisons(runs(values), "best", True)
+    assert {c.least_p for c in found} == {3 * 2.0**-5}
+    assert all("nothing can be concluded" in str(c) for c in found)
 
 
 def test_only_pairs_that_both_have_are_compared():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tiny_task
+from budgeted.core.control import hold, holder
 from budgeted.core.errors import Interrupted, StudyError
 from budgeted.core.manifest import Manifest
 from budgeted.core.record import RunFolder
@@ -149,6 +150,33 @@ def test_a_worker_is_killed_again_and_again(tmp_path, reference):
     assert results(tmp_path, manifest) == reference
 
 
+@pytest.mark.slow
+def test_on_a_ray_cluster_a_worker_is_killed_in_the_middle(tmp_path, reference):
+    ray = pytest.importorskip("ray")
+    from budgeted.study.ray_engine import RayEngine
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        killed = []
+        with RayEngine("auto") as engine:
+            assert engine.slots == 2
+            standings = conduct(study(), engine, Options(str(tmp_path), save_every=0.02))
+            while True:
+                try:
+                    next(standings)
+                except StopIteration as end:
+                    manifest = end.value
+                    break
+                holders = [holder(path.parent) for path in tmp_path.glob("*/lock")] if not killed else []
+                if pids := [h["pid"] for h in holders if h]:
+                    os.kill(pids[0], signal.SIGKILL)
+                    killed.append(pids[0])
+    finally:
+        ray.shutdown()
+    assert killed
+    assert results(tmp_path, manifest) == reference
+
+
 def test_a_run_whose_worker_always_dies_is_given_up_and_the_others_end(tmp_path):
     wanted = study("const", "linear", task=f"{__file__}:Deadly", seeds=(0, 1), budgets=("10%",))
     with Processes(2) as engine:
@@ -191,8 +219,6 @@ def test_an_interrupted_study_goes_on_where_it_stopped(tmp_path, reference):
 
 def test_what_another_process_trains_is_waited_for(tmp_path):
     """It is not trained twice, and not taken for a failure."""
-    from budgeted.core.control import hold
-
     wanted = study("linear", seeds=(0,), budgets=("10%",))
     engine = InProcess()
     options = Options(str(tmp_path))

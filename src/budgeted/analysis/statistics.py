@@ -28,7 +28,7 @@ class Comparison:
         interval: 95 % bootstrap interval of it, seeds drawn within each budget.
         p: of the exact paired sign-flip test, two-sided.
         adjusted: the same by Holm's method for all the comparisons made together.
-        least_p: the smallest p that so many pairs could give.
+        least_p: the smallest p that so many pairs could give, by Holm's method.
         wins: budgets at which the median of `one` is the better one, of `budgets`.
     """
 
@@ -54,9 +54,7 @@ class Comparison:
             f"the better median at {self.wins} of {self.budgets} budgets, p {_p(self.p)}, by Holm {_p(self.adjusted)}"
         )
         if self.least_p > ALPHA:
-            return (
-                f"{figures}: {self.pairs} pairs cannot give less than p {_p(self.least_p)}, so nothing can be concluded"
-            )
+            return f"{figures}: {self.pairs} pairs cannot give less than p {_p(self.least_p)} by Holm, so nothing can be concluded"
         return f"{figures}: {'separated' if self.separated else 'not separated'}"
 
 
@@ -112,7 +110,7 @@ def _compare(wide: pd.DataFrame, one: str, other: str, random: np.random.Generat
             [group.to_numpy() for _, group in differences.groupby(level="budget", sort=False)], random
         ),
         "p": sign_flip(differences.to_numpy(), random),
-        "least_p": min(1.0, 2.0 ** (1 - len(differences))),
+        "least_p": min(1.0, (wide.shape[1] - 1) * 2.0 ** (1 - len(differences))),
         "wins": int((medians[one] > medians[other]).sum()),
         "budgets": len(medians),
     }
@@ -189,17 +187,16 @@ def ranks(runs: pd.DataFrame, value: str, maximize: dict[str, bool]) -> Ranks | 
     ranked = medians.rank(axis=1, ascending=False)
     mean = ranked.mean().sort_values()
     tasks = medians.index.get_level_values("task").nunique()
-    caveat = (
-        ""
-        if tasks > 1
-        else "The blocks are budgets of one task, which are not independent: the p-value is lower than it should be."
-    )
     p, pairwise = math.nan, None
     if medians.shape[1] >= 3 and len(medians) >= 3:
         p = float(stats.friedmanchisquare(*(medians[row] for row in medians)).pvalue)
         import scikit_posthocs
 
         pairwise = scikit_posthocs.posthoc_nemenyi_friedman(medians.reset_index(drop=True))
+    caveat = ""
+    if tasks == 1:
+        lower = "" if math.isnan(p) else ": the p-value is lower than it should be"
+        caveat = f"The blocks are budgets of one task, which are not independent{lower}."
     return Ranks(mean, len(medians), p, pairwise, caveat)
 
 
