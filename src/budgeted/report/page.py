@@ -16,7 +16,8 @@ from ..analysis.results import counts, curve, saved
 from ..analysis.tables import Table, frontier, normalised
 from ..core.manifest import Manifest
 from ..core.record import SCHEMA
-from .study_figures import look, places
+from .study_figures import places
+from .style import look
 from .tables import cell_text, digits, legend
 
 if TYPE_CHECKING:

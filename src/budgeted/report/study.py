@@ -155,7 +155,7 @@ class Report:
                 )
         if "schedules" in wanted and "rows" in self.study:
             rows = {row["label"]: row["schedule"].replace(" over full", "") for row in self.study["rows"]}
-            yield "schedules", partial(figures.draw_study_schedules, list(rows.items()))
+            yield "schedules", partial(figures.draw_study_schedules, list(rows.items()), self.study["budgets"])
         ranks = None
         with contextlib.suppress(KeyError):
             maximize = {table.task: table.maximize for table in self.tables}

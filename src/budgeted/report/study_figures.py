@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -17,16 +16,7 @@ from ..core.budget import Amount, Budget
 from ..core.schedule import Schedule
 from ..core.spec import schedule as read_schedule
 from .schedules import draw_schedules
-from .style import COLOURS, DASHES, MARKERS, figure
-
-
-def look(number: int) -> dict[str, Any]:
-    """How the line of a number looks: colour, dashes and marker, told apart in grey too."""
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "linestyle": DASHES[number % len(DASHES)],
-        "marker": MARKERS[number % len(MARKERS)],
-    }
+from .style import figure, look
 
 
 def draw_budgets(table: Table, path: Path) -> None:
@@ -124,10 +114,17 @@ def _middle(curves: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
     return together.agg(["median", "min", "max"], axis=1)
 
 
-def draw_study_schedules(schedules: Sequence[tuple[str, str]], path: Path) -> None:
-    """The rows' schedules over progress (the paper's figure 2); those over a horizon of their own as over the full budget."""
+def draw_study_schedules(schedules: Sequence[tuple[str, str]], budgets: Sequence[str], path: Path) -> None:
+    """The rows' schedules over progress; those over a horizon of their own as over the full budget.
+
+    Where budgets are shares of the full one, the linear schedule at each of them stands beside (the paper's figure 2).
+    """
     found = [(label, read_schedule(text)) for label, text in schedules]
-    draw_schedules([(label, s) for label, s in found if isinstance(s, Schedule)], path)
+    limits = [(budget, Budget.parse(budget).limits[0]) for budget in budgets]
+    shares = [(name, limit.amount / 100) for name, limit in limits if isinstance(limit, Amount) and limit.unit == "%"]
+    drawn = [(label, s) for label, s in found if isinstance(s, Schedule)]
+    if drawn:
+        draw_schedules(drawn, path, shares if len(shares) == len(budgets) > 1 else ())
 
 
 def draw_ranks(found: Ranks, rows: Sequence[str], path: Path) -> None:
@@ -146,6 +143,3 @@ def draw_ranks(found: Ranks, rows: Sequence[str], path: Path) -> None:
         )  # fmt: skip
         p = "" if math.isnan(found.p) else f"; Friedman's p = {found.p:.2g}"
         axes.set_title(f"Average rank over {found.blocks} blocks of task and budget{p}", fontsize=9, pad=14)
-
-
-Draw = Callable[[Path], None]

@@ -51,3 +51,9 @@ def figure(path: Path, width: float = 6.4, height: float = 3.6) -> Iterator[Figu
             drawn.savefig(path)
         except (OSError, ValueError) as error:
             raise RunFolderError(f"cannot write the figure '{path}': {error}") from error
+
+
+def look(number: int, *, markers: bool = True) -> dict[str, Any]:
+    """How the line of a number looks: colour, dashes and marker, told apart in grey too."""
+    line = {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
+    return {**line, "marker": MARKERS[number % len(MARKERS)]} if markers else line
