@@ -28,7 +28,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, final, get_type_hints
 
@@ -80,6 +80,11 @@ class Spec:
         defining = {name: value for name, value in asdict(self).items() if name not in later}
         text = json.dumps({"schema": SCHEMA, **defining}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    @property
+    def family(self) -> Spec:
+        """What runs have in common that differ in budget, schedule and how they are looked at only."""
+        return replace(self, budget="", schedule="", refresh=True, evaluations=None)
 
     @property
     def name(self) -> str:

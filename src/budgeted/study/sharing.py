@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, replace
 
 from ..core.budget import Budget, Terms
 from ..core.drive import factors
@@ -31,7 +30,7 @@ def shared(one: Spec, other: Spec, terms: Terms) -> int:
     >>> shared(Spec("t", "100 steps", "const"), Spec("t", "60 steps", "step-d1"), Terms())
     30
     """
-    if _family(one) != _family(other) or not (_foreseen(one) and _foreseen(other)):
+    if one.family != other.family or not (_foreseen(one) and _foreseen(other)):
         return 0
     try:
         pairs = zip(_factors(one, terms), _factors(other, terms), strict=False)
@@ -71,8 +70,3 @@ def _foreseen(spec: Spec) -> bool:
     schedule = read_schedule(spec.schedule)
     free = spec.optimizer is not None and spec.optimizer.startswith("schedule-free")
     return not (isinstance(schedule, Plateau) or schedule.drives or spec.average or spec.replay or free)
-
-
-def _family(spec: Spec) -> tuple[object, ...]:
-    """All that defines a run beside its budget and schedule, and how often it is looked at."""
-    return astuple(replace(spec, budget="", schedule="", evaluations=None, refresh=False))

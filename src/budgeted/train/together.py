@@ -163,11 +163,4 @@ def _require_alike(members: Sequence[Member], sessions: dict[int, Session]) -> N
 
 def alike(one: Spec, other: Spec) -> bool:
     """Whether two runs differ in budget and schedule only, and in nothing that looks at progress beside the rate."""
-    return _family(one) == _family(other) and one.average is None and one.replay is None
-
-
-def _family(spec: Spec) -> tuple[object, ...]:
-    return (
-        spec.task, spec.seed, spec.deterministic, spec.precision, spec.model, spec.optimizer, spec.lr, spec.subset,
-        spec.average, spec.replay,
-    )  # fmt: skip
+    return one.family == other.family and one.average is None and one.replay is None
