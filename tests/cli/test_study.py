@@ -225,6 +225,25 @@ def test_a_wrong_argument_ends_in_one_sentence(tmp_path, monkeypatch, capsys, ar
     assert not list(tmp_path.iterdir())
 
 
+def test_what_the_report_lacks_is_said_before_anything_is_trained(tmp_path, toml, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "plotly" else object())
+    _, err = run("study", toml, capsys=capsys, code=2)
+    assert "the report needs plotly, which is not installed: pip install 'budgeted[study]', or give --no-report" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_budget_in_time_is_a_column_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "timed.toml"
+    path.write_text(
+        f'task = "{TINY}"\nbudgets = ["500ms", "1s"]\nseeds = 1\nschedules = ["linear"]\nprecision = "float32"\n'
+    )
+    out, _ = run("study", path, "--jobs", "0", capsys=capsys)
+    assert re.search(r"0.5s +1s", out) or re.search(r"500ms +1s", out)
+    assert len(table(tmp_path / "runs", "timed-tiny_task.py-Tiny")) == 2
+
+
 def test_runs_of_budgeted_train_are_reported_too(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for schedule in ("linear", "const"):

@@ -164,6 +164,56 @@ def test_stopped_on_the_way_they_go_on_to_the_same_bits(tmp_path, monkeypatch, a
         assert record(folder) == record(alone(tmp_path / "alone", what))
 
 
+@pytest.mark.parametrize("at", [10, 20, 30])
+def test_stopped_in_an_evaluation_they_go_on_together_to_the_same_bits(tmp_path, monkeypatch, at):
+    """What the signal left undone, an evaluation or the very end of some of them, is done first."""
+    specs = [spec("3ep", "const"), spec("12ep", "const"), spec("3ep", "const over 9ep"), spec("6ep", "step-d1")]
+    real = tiny_task.Tiny.evaluate
+    evaluations = 0
+
+    def stopping(self, model, data):
+        nonlocal evaluations
+        evaluations += 1
+        if evaluations == at // 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, model, data)
+
+    without = [replace(what, refresh=False) for what in specs]
+    folders = {what.name: RunFolder.create(tmp_path / "stopped", what) for what in without}
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_task.Tiny, "evaluate", stopping)
+        with pytest.raises(Interrupted, match="SIGTERM: stopped and saved"):
+            exhaust(fit_together([Member(tiny_task.Tiny(), s, folders[s.name]) for s in without]))
+    waiting = [[what for what in without if folders[what.name].result is None]]
+    rounds = 0
+    while waiting:
+        group, rounds = waiting.pop(), rounds + 1
+        assert rounds < 20
+        _, parted = exhaust(fit_together([Member(tiny_task.Tiny(), s, folders[s.name]) for s in group]))
+        waiting += [[group[n] for n in numbers] for numbers in parted.groups]
+    for what in without:
+        (rows, result), (expected_rows, expected) = record(folders[what.name]), record(alone(tmp_path / "alone", what))
+        assert rows == expected_rows
+        assert result == expected
+
+
+def test_runs_that_parted_and_meet_again_are_not_taken_for_the_same(tmp_path):
+    """step(1/4, 3/4) and step(1/2) run at the same rate from the half on, but not from the same weights."""
+    specs = [spec("80 steps", text) for text in ("step(0.25, 0.75)", "step(0.5)")]
+    folders = [RunFolder.create(tmp_path / "met", what) for what in specs]
+    for what, folder in zip(specs, folders, strict=True):
+        training = fit(tiny_task.Tiny(), what, folder, save_every=0.0)
+        for row in training:
+            if row["steps"] == 50:
+                training.close()
+                break
+    _, parted = exhaust(fit_together([Member(tiny_task.Tiny(), s, f) for s, f in zip(specs, folders, strict=True)]))
+    assert parted.groups == [[0], [1]]
+    for what, folder in zip(specs, folders, strict=True):
+        exhaust(fit(tiny_task.Tiny(), what, folder))
+        assert record(folder) == record(alone(tmp_path / "alone", what))
+
+
 def test_those_that_stand_elsewhere_are_parted_at_once(tmp_path):
     """After a kill amid their checkpoints."""
     folders = [RunFolder.create(tmp_path, what) for what in CONSTANT]

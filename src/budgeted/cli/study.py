@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,8 @@ def study(
         from ..integrations.trackers import require
 
         require(trackers)
+    if not (no_report or dry_run):
+        _require_report()
     from ..study.work import Options
 
     root = None if data is None else str(data.resolve())
@@ -128,6 +131,15 @@ def study(
         from .report import report_on
 
         report_on([manifest], None)
+
+
+def _require_report() -> None:
+    """Say before anything is trained what the table at the end would lack."""
+    for name in ("pandas", "scipy", "statsmodels", "scikit_posthocs", "plotly", "itables", "matplotlib"):
+        if importlib.util.find_spec(name) is None:
+            raise BudgetedError(
+                f"the report needs {name}, which is not installed: pip install 'budgeted[study]', or give --no-report"
+            )
 
 
 def _called(name: str, tasks: tuple[str, ...]) -> str:

@@ -49,7 +49,7 @@ def page(manifest: Manifest, runs: pd.DataFrame, tables: Sequence[Table], remark
         "remarks": "".join(f"<li>{html.escape(remark)}</li>" for remark in remarks),
         "tables": "".join(_section(number, table) for number, table in enumerate(tables)),
         "runs": _runs_table(runs),
-        "data": _harmless(json.dumps(_data(manifest, runs, tables), separators=(",", ":"))),
+        "data": _json(_data(manifest, runs, tables)),
         "style": ours.joinpath("page.css").read_text(encoding="utf-8"),
         "script": ours.joinpath("page.js").read_text(encoding="utf-8"),
         "plotly": get_plotlyjs(),
@@ -60,9 +60,9 @@ def page(manifest: Manifest, runs: pd.DataFrame, tables: Sequence[Table], remark
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], text)
 
 
-def _harmless(text: str) -> str:
-    """Nothing within ends the script element that it stands in."""
-    return text.replace("</", "<\\/")
+def _json(data: Any) -> str:
+    """Nothing in it ends the script element that it stands in."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _summary(runs: pd.DataFrame) -> str:

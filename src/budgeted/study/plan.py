@@ -14,7 +14,7 @@ from ..core.spec import schedule as read_schedule
 from ..core.text import exact, format_number, nearest
 
 VALUES = ("best", "final", "best_progress")
-FIGURES = ("schedules", "budgets", "curves", "ranks")
+FIGURES = ("schedules", "budgets", "curves")
 
 
 @final
@@ -71,10 +71,9 @@ class Study:
         title: a sentence for the report.
         value: the figure of a run that the table shows: `best`, the best evaluation (the paper's protocol); `final`, the
             last one; `best_progress`, where in the run the best one was.
-        figures: which are drawn.
+        figures: which are drawn, beside the ranks.
         paper: the table of the paper whose figures are shown beside.
         precision, deterministic, refresh, evaluations: of every run, as in `budgeted train`.
-        at_least: the smallest budget, as a share, that `best_progress` looks at.
 
     Raises:
         StudyError: for an empty grid, or what stands in it twice.

@@ -166,6 +166,29 @@ def latest(folder: Path, device: torch.device) -> tuple[dict[str, Any] | None, s
     return None, None
 
 
+def digest(value: Any) -> str:
+    """Of a state's tensors, numbers and text, in their order."""
+    found = hashlib.sha256()
+    _digest_into(found, value)
+    return found.hexdigest()
+
+
+def _digest_into(found: Any, value: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        plain = value.detach().cpu().contiguous()
+        found.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        found.update(plain.flatten().view(torch.uint8).numpy().data)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            found.update(repr(key).encode())
+            _digest_into(found, item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _digest_into(found, item)
+    else:
+        found.update(repr(value).encode())
+
+
 def remove(folder: Path) -> None:
     """Delete a finished run's checkpoints; its best weights stay."""
     with explained(folder):

@@ -80,8 +80,8 @@ def fit(
             raise Interrupted(f"{signal}: stopped while setting up; nothing is lost, and nothing was trained") from None
         run = session.run
         try:
-            if team.leads and session.evaluations.due(run):  # a signal came before it
-                yield session.evaluate()
+            if team.leads:
+                yield from session.pending()  # a signal came before it
             for batch in session.batches():
                 session.update(batch)
                 if run.done:

@@ -276,12 +276,18 @@ class Session:
         self.losses.note(loss, run.ledger.steps)
         self.shared += 1
 
-    def after_update(self) -> Iterator[Row]:
-        """What is due between two updates: an evaluation, a row, a checkpoint, an ear for other terminals."""
+    def pending(self) -> Iterator[Row]:
+        """An evaluation or a row that is due: after an update, or since a signal came before it was made."""
+        if self.run.done:
+            return  # the last ones are for `finish`
         if self.evaluations.due(self.run):
             yield self.evaluate()
         elif self.row_due():
             yield self.row()
+
+    def after_update(self) -> Iterator[Row]:
+        """What is due between two updates: an evaluation, a row, a checkpoint, an ear for other terminals."""
+        yield from self.pending()
         if self.save_due():
             self.save()
         if self.somebody_may_look():
@@ -588,11 +594,19 @@ class Session:
         }
 
     def _optimizer_state(self) -> dict[str, Any]:
-        """The lender's buffers, if there is one, under this run's own rates."""
+        """The lender's, if there is one, with this run's own rates."""
         own: dict[str, Any] = self.optimizer.state_dict()
-        return (
-            own if self.lender is None else {**self.lender.optimizer.state_dict(), "param_groups": own["param_groups"]}
-        )
+        if self.lender is None:
+            return own
+        lent = self.lender.optimizer.state_dict()
+        groups = [
+            {**its, "lr": mine["lr"]} for its, mine in zip(lent["param_groups"], own["param_groups"], strict=True)
+        ]
+        return {**lent, "param_groups": groups}
+
+    def digest(self) -> str:
+        """Of the weights and the optimizer's buffers: two runs of a family with the same ones have come the same way."""
+        return checkpoint.digest([self.model.state_dict(), self.optimizer.state_dict()["state"]])
 
     def _restore(self, saved: dict[str, Any], lost: float) -> None:
         try:
@@ -624,9 +638,14 @@ class Session:
     def _best_on_disk(self, saved: Best) -> Best:
         """The best as the file of its weights has it: an evaluation after the checkpoint may have written it."""
         path = self.folder.path / checkpoint.BEST
-        if self.circumstances.keep == "figures":
-            return saved
-        if saved.value is None and not path.exists():
+        if not path.exists():  # none yet, or those of a study, which keeps figures only
+            if saved.value is not None and self.circumstances.keep != "figures":
+                warnings.warn(
+                    f"the weights with the best {self.task.metric} so far were not kept in '{self.folder.path}'; later ones are, "
+                    "if they are better",
+                    BudgetWarning,
+                    stacklevel=2,
+                )
             return saved
         try:
             return Best.noted(checkpoint.read_weights(path)[1])
@@ -660,6 +679,7 @@ class Session:
             "last_factor": run.factor,
             "stopped_by": str(run.ledger.ended_by.limit) if run.ledger.ended_by else None,
             "metric": {"name": metric, "best": self.best.value, "final": last[metric]},
+            "maximize": self.task.maximize,
             "best_at": {"steps": self.best.steps, "progress": self.best.progress},
             "final": {name: value for name, value in last.items() if name.startswith(metric)},
             "activities": {name: round(a.seconds, 4) for name, a in run.ledger.activities.items() if a.count},
@@ -674,6 +694,8 @@ class Session:
         with run.measure("result", 0):
             self.folder.write("result", result)
         if self.circumstances.keep != "all":
+            with contextlib.suppress(RunFolderError):
+                self.saver.wait()  # else it would put one back
             checkpoint.remove(self.folder.path)
         return result
 

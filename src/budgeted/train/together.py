@@ -96,8 +96,13 @@ def fit_together(
 
 def _train(sessions: dict[int, Session], parted: Parted) -> Generator[tuple[int, Row], None, None]:
     """Train those that are the same from here on; the others' groups are left in `parted`."""
-    groups = _groups(sessions)
-    if len(groups) > 1:
+    for number, session in list(sessions.items()):  # what a signal left undone, as `fit` begins with it
+        for row in session.pending():
+            yield number, row
+        if session.run.done:
+            yield number, _end(number, sessions, parted)
+    groups = _groups(sessions, weights=True)
+    if len(groups) > 1 or not sessions:
         parted.groups = groups
         return
     lender = max(sessions.values(), key=lambda session: session.run.remaining["steps"])
@@ -115,10 +120,7 @@ def _train(sessions: dict[int, Session], parted: Parted) -> Generator[tuple[int,
                 for row in session.after_update():
                     yield number, row
                 continue
-            row = session.finish()
-            parted.results[number] = session.result(row)
-            del sessions[number]
-            yield number, row
+            yield number, _end(number, sessions, parted)
         if any(
             session.saved_at > began for session in sessions.values()
         ):  # after a kill, all go on from the same update
@@ -132,18 +134,32 @@ def _train(sessions: dict[int, Session], parted: Parted) -> Generator[tuple[int,
     parted.groups = _groups(sessions)
 
 
-def _groups(sessions: dict[int, Session]) -> list[list[int]]:
-    """Those that stand at the same update, and whose next one has the same rate."""
-    found: dict[tuple[int, float], list[int]] = {}
+def _end(number: int, sessions: dict[int, Session], parted: Parted) -> Row:
+    session = sessions[number]
+    row = session.finish()
+    parted.results[number] = session.result(row)
+    del sessions[number]  # until here a signal has it saved with the others
+    return row
+
+
+def _groups(sessions: dict[int, Session], *, weights: bool = False) -> list[list[int]]:
+    """Those that stand at the same update, and whose next one has the same rate.
+
+    Args:
+        sessions: of the runs, by their numbers.
+        weights: whether to look at their weights too: runs that parted before may meet at such an update again.
+    """
+    found: dict[tuple[object, ...], list[int]] = {}
     for number, session in sessions.items():
-        found.setdefault((session.run.ledger.steps, session.run.next_factor), []).append(number)
+        key = session.run.ledger.steps, session.run.next_factor, session.digest() if weights else None
+        found.setdefault(key, []).append(number)
     return list(found.values())
 
 
 def _require_alike(members: Sequence[Member], sessions: dict[int, Session]) -> None:
-    first = members[0].spec
+    first, precision = members[0].spec, next(iter(sessions.values())).precision.name
     for member, session in zip(members, sessions.values(), strict=True):
-        if not alike(first, member.spec):
+        if not alike(first, member.spec) or session.precision.name != precision:
             raise BudgetedError(
                 f"'{first.name}' and '{member.spec.name}' differ in more than budget and schedule; train them one by one"
             )
