@@ -20,6 +20,9 @@ class Shelf:
     ):
         folder = RunFolder.create(self.out, spec)
         result = {
+            "schedule": spec.schedule,
+            "budget": spec.budget,
+            "maximize": True,
             "metric": {"name": "accuracy", "best": best, "final": best if final is None else final},
             "best_at": {"steps": steps, "progress": at},
             "spent": {"steps": steps, "samples": 8 * steps, "seconds": 1.0},

@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str] | None] = {
     "tasks": {"core", "train", "torch", "torchvision", "sklearn", "numpy"},
     "study": {"core", "train", "tasks", "integrations", "torch", "ray"},
     "analysis": {"core", "numpy", "scipy", "pandas", "statsmodels", "scikit_posthocs"},
-    "report": {"core", "analysis", "matplotlib", "rich", "pandas", "plotly", "scikit_posthocs"},
+    "report": {"core", "analysis", "matplotlib", "rich", "numpy", "pandas", "plotly", "scikit_posthocs"},
     "integrations": {"core", "torch", "mlflow", "wandb"},
     "cli": None,
 }

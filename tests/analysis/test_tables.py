@@ -120,6 +120,28 @@ def test_the_frontier_never_falls_with_the_budget(shelf):
     assert tables.normalised(found) == 0.8
 
 
+def test_budgets_stand_in_their_order_whatever_the_study_says(shelf):
+    found = table(shelf.study({("a", "100%"): [0.9], ("a", "10%"): [0.5], ("b", "100%"): [0.8], ("b", "10%"): [0.6]}))
+    assert found.columns == ("10%", "100%")
+    assert tables.frontier(found) == [("10%", 0.6), ("100%", 0.9)]
+
+
+def test_loose_runs_that_differ_in_anything_are_rows_of_their_own(shelf):
+    from budgeted.core.record import Spec
+
+    shelf.put(Spec("t", "2ep", "linear", 0), 0.5)
+    shelf.put(Spec("t", "2ep", "linear", 0, precision="bf16", refresh=False), 0.6)
+    found = table(results.loose(shelf.out))
+    assert set(found.rows) == {"linear", "linear, precision bf16, refresh False"}
+
+
+def test_a_run_whose_budget_was_changed_is_none_of_a_studys(shelf):
+    manifest = shelf.study({("a", "1%"): [0.5]})
+    cell = manifest.content["cells"][0]
+    (shelf.out / cell["run"] / "budget.json").write_text('{"schema": 1, "budget": "9ep"}')
+    assert list(results.runs_of(manifest)["status"]) == ["missing"]
+
+
 def test_without_the_full_budget_there_is_nothing_to_divide_by(shelf):
     assert tables.normalised(table(shelf.study({("a", "1%"): [0.5]}))) is None
 

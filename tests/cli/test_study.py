@@ -162,12 +162,12 @@ def test_a_run_that_always_fails_is_said_and_the_others_end(tmp_path, capsys, mo
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "bad.toml"
     path.write_text(TOML.replace(":Tiny", ":Explodes"))
-    out, err = run("study", path, "--jobs", "0", "--seeds", "1", capsys=capsys)
+    out, err = run("study", path, "--jobs", "0", "--seeds", "1", capsys=capsys, code=1)
     assert "3 of 9 runs, 6 failed" in err
     assert "the loss was nan at update 25" in err
     assert "PARTIAL" in out
     assert re.search(r"failed: tiny_task.py-Explodes-\w+ \(linear, 50%, seed 0\): the loss was nan at update 25", out)
-    _, err = run("study", path, "--jobs", "0", "--seeds", "1", "--retry", capsys=capsys)
+    _, err = run("study", path, "--jobs", "0", "--seeds", "1", "--retry", capsys=capsys, code=1)
     assert "3 of 9 runs, 3 of them from before, 6 failed" in err
 
 
@@ -180,7 +180,7 @@ def test_narrowing_on_the_command_line(tmp_path, toml, capsys, monkeypatch):
         "10%,3ep",
         "--seeds",
         "4,7",
-        "--rows",
+        "--row",
         "linear",
         "--dry-run",
         "--jobs",
@@ -204,7 +204,7 @@ def test_what_there_is(capsys):
         (("study", "tabel2"), "study 'tabel2' is unknown; did you mean 'table2'"),
         (("study", "quick", "--seeds", "many"), "--seeds 'many' is neither a number of seeds nor a list"),
         (("study", "quick", "--seeds", "0"), "at least one is needed"),
-        (("study", "quick", "--rows", "liner"), "has no row 'liner'; did you mean 'linear'"),
+        (("study", "quick", "--row", "liner"), "has no row 'liner'; did you mean 'linear'"),
         (("study", "quick", "--budgets", "soon"), "budgets: budget 'soon'"),
         (("study", "quick", "--save-every", "often"), "--save-every 'often' is not a time"),
         (("study", "quick", "--gpus", "1"), "--gpus goes with --ray"),
@@ -286,7 +286,7 @@ def test_two_studies_need_a_folder_each(tmp_path, toml, capsys, monkeypatch):
             "0",
             "--seeds",
             "1",
-            "--rows",
+            "--row",
             "linear",
             "--name",
             name,

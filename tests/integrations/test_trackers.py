@@ -65,6 +65,23 @@ def test_mlflow(tmp_path, monkeypatch):
     assert [m.step for m in client.get_metric_history(logged.info.run_id, "accuracy")] == [10, 20, 30]
 
 
+def test_mlflow_logs_runs_that_train_together_side_by_side(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    from dataclasses import replace
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    specs = [replace(SPEC, schedule="const", budget=budget) for budget in ("4ep", "2ep")]
+    trained(tmp_path, "mlflow", specs)
+    client = mlflow.MlflowClient()
+    (experiment,) = [e for e in client.search_experiments() if e.name == SPEC.task]
+    logged = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert logged.keys() == {spec.name for spec in specs}
+    for spec, last in zip(specs, (40, 20), strict=True):
+        assert client.get_metric_history(logged[spec.name].info.run_id, "loss")[-1].step == last
+        assert logged[spec.name].info.status == "FINISHED"
+
+
 @pytest.mark.slow
 def test_weights_and_biases_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb")

@@ -13,7 +13,7 @@ import tiny_task
 from budgeted.core.control import hold, holder
 from budgeted.core.errors import Interrupted, StudyError
 from budgeted.core.manifest import Manifest
-from budgeted.core.record import RunFolder
+from budgeted.core.record import RunFolder, Spec
 from budgeted.study import work
 from budgeted.study.conduct import conduct, forecast
 from budgeted.study.engine import InProcess
@@ -226,14 +226,23 @@ def test_what_another_process_trains_is_waited_for(tmp_path):
     standings = conduct(wanted, engine, options)
     next(standings)
     cell = Manifest.all_below(tmp_path)[0].content["cells"][0]
-    from budgeted.core.record import Spec
-
     folder = RunFolder.create(tmp_path, Spec(**cell["spec"]))
     with hold(folder.path):
         seen = [next(standings) for _ in range(4)]
         assert seen[-1].elsewhere == 1
     standing, _ = exhaust(standings)
     assert (standing.finished, standing.elsewhere, standing.failed) == (1, 0, {})
+
+
+def test_a_folder_that_cannot_be_made_fails_the_run_and_not_the_study(tmp_path):
+    (tmp_path / "file").write_text("")
+    spec = Spec(TINY, "1ep", "linear", precision="float32")
+    assert list(work.train([spec], Options(str(tmp_path / "file" / "runs"))).failed) == [spec.name]
+
+
+def test_a_precision_that_there_is_not_is_said(tmp_path):
+    with pytest.raises(StudyError, match="bogus"):
+        exhaust(conduct(study(task="digits").narrowed(precision="bogus"), InProcess(), Options(str(tmp_path))))
 
 
 def test_what_would_be_trained_is_foreseen(tmp_path):
@@ -255,6 +264,8 @@ def test_what_would_be_trained_is_foreseen(tmp_path):
             "optimizer 'amsgrd': 'amsgrd' is unknown; did you mean 'amsgrad'",
         ),
         (TINY, (Row("linear", model="mlp"),), "has one model alone"),
+        (TINY, (Row("linear", subset=0.5),), r"has no subset\(share, seed\)"),
+        ("digits", (Row("linear", average="emma"),), "emma"),
     ],
 )
 def test_what_is_not_to_be_had_is_said_before_anything_is_trained(tmp_path, task, rows, why):

@@ -148,6 +148,31 @@ def test_calls_under_way_hear_that_they_are_to_stop():
         assert collect(engine, 1)[ticket].value == "SIGTERM"
 
 
+def with_a_child() -> int:
+    import multiprocessing
+
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.01,))
+    child.start()
+    child.join()
+    return child.exitcode
+
+
+def test_a_call_may_have_processes_of_its_own(processes):
+    """As a task's loader with workers has."""
+    ticket = processes.submit(with_a_child)
+    assert collect(processes, 1)[ticket].value == 0
+
+
+def gpus_seen() -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_workers_take_turns_on_the_gpus_that_they_were_given():
+    with Processes(1, gpus=2) as engine:
+        ticket = engine.submit(gpus_seen)
+        assert collect(engine, 1)[ticket].value == os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+
+
 def test_workers_end_with_their_engine():
     with Processes(2) as engine:
         for _ in range(2):

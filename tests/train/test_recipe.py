@@ -103,11 +103,13 @@ def test_data_without_subsets_is_said():
 def test_a_model_of_the_users_own(tmp_path):
     path = tmp_path / "nets.py"
     path.write_text(
-        "from torch import nn\ndef small():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\nnumber = int\n"
+        "from torch import nn\ndef small():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\nnumber = int\nmade = small()\n"
     )
     assert isinstance(named_model(f"{path}:small", registry.load("digits")), nn.Sequential)
     with pytest.raises(TaskError, match=r"is a int, and no torch\.nn\.Module"):
         named_model(f"{path}:number", registry.load("digits"))
+    with pytest.raises(TaskError, match="is an object; name a class or a function that makes one anew"):
+        named_model(f"{path}:made", registry.load("digits"))
 
 
 @pytest.mark.parametrize(

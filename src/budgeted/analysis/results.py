@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,10 @@ def runs_of(manifest: Manifest) -> pd.DataFrame:
     for cell in manifest.content["cells"]:
         spec = Spec(**cell["spec"])
         rows.append(
-            {**{key: cell[key] for key in ("task", "row", "budget", "seed", "run")}, **_figures(manifest.runs, spec)}
+            {
+                **{key: cell[key] for key in ("task", "row", "budget", "seed", "run")},
+                **_figures(manifest.runs, spec, cell.get("folder")),
+            }
         )
     figures = ("best", "final", "best_progress", "steps", "shared", "seconds")
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(figures, float))
@@ -54,16 +57,15 @@ def loose(out: Path) -> Manifest:
             spec, result = folder.spec, folder.result
             if result is None:
                 continue
-            label = ", ".join([spec.schedule, *filter(None, (spec.model, spec.optimizer, spec.average))])
-            label += f", lr {spec.lr:g}" if spec.lr is not None else ""
-            label += f", subset {spec.subset:g}" if spec.subset is not None else ""
+            label = ", ".join([str(result["schedule"]), *_differs(spec)])
             cells.append(
                 {
                     "task": spec.task,
                     "row": label,
-                    "budget": spec.budget,
+                    "budget": str(result["budget"]),
                     "seed": spec.seed,
-                    "run": spec.name,
+                    "run": folder.path.name,
+                    "folder": folder.path.name,
                     "spec": asdict(spec),
                 }
             )
@@ -87,16 +89,26 @@ def loose(out: Path) -> Manifest:
     return Manifest(out / FOLDER / "all", {"schema": 1, "study": study, "tasks": tasks, "cells": cells})
 
 
+def _differs(spec: Spec) -> Iterator[str]:
+    """In what a run differs from one that was given nothing but a task, a budget, a schedule and a seed."""
+    for field in fields(Spec):
+        value = getattr(spec, field.name)
+        if field.name not in ("task", "budget", "schedule", "seed") and value != field.default:
+            yield str(value) if field.name in ("model", "optimizer", "average") else f"{field.name} {value}"
+
+
 def _maximizes(folder: RunFolder, result: Mapping[str, Any]) -> bool:
-    """Which way is better, as the run itself chose its best."""
+    """Which way is better; of a run from before that was recorded, as it chose its best."""
+    if "maximize" in result:
+        return bool(result["maximize"])
     name, best = result["metric"]["name"], result["metric"]["best"]
     return all(row[name] is None or row[name] <= best for row in folder.rows() if name in row)
 
 
-def _figures(out: Path, spec: Spec) -> dict[str, Any]:
-    folder = RunFolder.finished(out, spec)
+def _figures(out: Path, spec: Spec, name: str | None) -> dict[str, Any]:
+    folder = RunFolder.finished(out, spec) if name is None else RunFolder(out / name)
     if folder is None:
-        folder = RunFolder.unfinished(out, spec)
+        folder = RunFolder.unfinished(out, spec, changed=False)
         if folder is None:
             return {"status": "missing"}
         reason = folder.error
@@ -135,11 +147,6 @@ def saved(runs: pd.DataFrame) -> tuple[int, int]:
     """Updates of all finished runs, and how many of them were made for several runs at once."""
     done = runs[runs["status"] == "finished"].drop_duplicates("run")
     return int(done["steps"].sum()), int(done["shared"].sum())
-
-
-def whole(runs: pd.DataFrame) -> bool:
-    """Whether every run is finished."""
-    return bool((runs["status"] == "finished").all())
 
 
 def counts(runs: pd.DataFrame) -> dict[str, int]:

@@ -13,7 +13,8 @@ from scipy import stats
 
 ALPHA = 0.05
 _RESAMPLES = 10_000
-_EXACT = 12  # pairs up to which all 2^n changes of sign are gone through
+_BLOCKS = 10  # from which on the chi-square of Friedman's test is near enough
+_EXACT = 18  # pairs up to which all 2^n changes of sign are gone through
 
 
 @final
@@ -23,36 +24,42 @@ class Comparison:
 
     Args:
         one, other: the rows.
-        pairs: how many runs there are of each.
+        pairs, seeds: how many pairs of runs there are, and of how many seeds.
         difference: mean of `one` minus `other`, in units of the metric, positive where `one` is better.
-        interval: 95 % bootstrap interval of it, seeds drawn within each budget.
-        p: of the exact paired sign-flip test, two-sided.
+        interval: 95 % bootstrap interval of it, seeds drawn within each budget; None with one seed.
+        p: of the paired sign-flip test, two-sided, which takes the pairs for independent.
         adjusted: the same by Holm's method for all the comparisons made together.
         least_p: the smallest p that so many pairs could give, by Holm's method.
+        p_of_seeds: of the same test with all pairs of a seed flipped together: they begin from the same weights.
         wins: budgets at which the median of `one` is the better one, of `budgets`.
     """
 
     one: str
     other: str
     pairs: int
+    seeds: int
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     p: float
     adjusted: float
     least_p: float
+    p_of_seeds: float
     wins: int
     budgets: int
 
     @property
     def separated(self) -> bool:
-        return self.adjusted < ALPHA
+        return self.seeds > 1 and self.adjusted < ALPHA
 
     def __str__(self) -> str:
-        low, high = self.interval
+        between = "" if self.interval is None else "95 % interval {:+.4f} to {:+.4f}, ".format(*self.interval)
         figures = (
-            f"{self.one} - {self.other}: {self.difference:+.4f} (95 % interval {low:+.4f} to {high:+.4f}, {self.pairs} pairs), "
-            f"the better median at {self.wins} of {self.budgets} budgets, p {_p(self.p)}, by Holm {_p(self.adjusted)}"
+            f"{self.one} - {self.other}: {self.difference:+.4f} ({between}{self.pairs} pairs), "
+            f"the better median at {self.wins} of {self.budgets} budgets"
         )
+        if self.seeds == 1:
+            return f"{figures}: with one seed nothing can be concluded"
+        figures += f", p {_p(self.p)}, by Holm {_p(self.adjusted)}, by whole seeds {_p(self.p_of_seeds)}"
         if self.least_p > ALPHA:
             return f"{figures}: {self.pairs} pairs cannot give less than p {_p(self.least_p)} by Holm, so nothing can be concluded"
         return f"{figures}: {'separated' if self.separated else 'not separated'}"
@@ -67,7 +74,7 @@ def comparisons(runs: pd.DataFrame, value: str, maximize: bool, *, seed: int = 0
 
     Pairs are runs of the same budget and seed, which begin from the same weights and meet the same batches. The test
     changes the signs of the pairs' differences (Fisher), which supposes nothing but that a difference is as likely to be
-    in favour of the one as of the other.
+    in favour of the one as of the other, and that the pairs are independent.
 
     Args:
         runs: of one task, as `results.runs_of` gives them.
@@ -75,54 +82,63 @@ def comparisons(runs: pd.DataFrame, value: str, maximize: bool, *, seed: int = 0
         maximize: which way is better.
         seed: of the resampling.
     """
-    wide = _wide(runs, value, maximize)
-    if wide.shape[1] < 2 or wide.empty:
-        return []
-    best = str(wide.mean().idxmax())
-    others = [str(row) for row in wide.columns if row != best]
-    found = [_compare(wide, best, other, np.random.default_rng(seed)) for other in others]
-    adjusted = _holm([c["p"] for c in found])
-    return sorted(
-        (Comparison(**c, adjusted=a) for c, a in zip(found, adjusted, strict=True)), key=lambda c: c.difference
-    )
-
-
-def _wide(runs: pd.DataFrame, value: str, maximize: bool) -> pd.DataFrame:
-    """Budget and seed by row; what a row lacks is left out for all, so that each compares on the same pairs."""
     done = runs[runs["status"] == "finished"]
     wide = done.pivot_table(index=["budget", "seed"], columns="row", values=value, sort=False)
-    wide = wide[[row for row in dict.fromkeys(runs["row"]) if row in wide]]
-    common = wide.dropna()
-    if common.empty:  # rows that do not stand in all columns, of a table that is not whole
-        common = wide.dropna(axis=1, thresh=max(1, len(wide) // 2)).dropna()
-    return common if maximize else -common
+    wide = wide[[row for row in dict.fromkeys(runs["row"]) if row in wide]] * (1.0 if maximize else -1.0)
+    if wide.shape[1] < 2:
+        return []
+    best = _best(wide)
+    found = [
+        _compare(wide[[best, other]].dropna(), best, str(other), np.random.default_rng(seed))
+        for other in wide.columns
+        if other != best and not wide[[best, other]].dropna().empty
+    ]
+    adjusted = _holm([c["p"] for c in found])
+    made = [
+        Comparison(**{**c, "least_p": min(1.0, len(found) * c["least_p"])}, adjusted=a)
+        for c, a in zip(found, adjusted, strict=True)
+    ]
+    return sorted(made, key=lambda c: c.difference)
 
 
-def _compare(wide: pd.DataFrame, one: str, other: str, random: np.random.Generator) -> dict[str, Any]:
-    differences = wide[one] - wide[other]
-    medians = wide.groupby(level="budget", sort=False).median()
+def _best(wide: pd.DataFrame) -> str:
+    """The row with the highest mean, among those that most pairs have, over the pairs that all of those have."""
+    counts = wide.count()
+    most = wide[counts.index[counts >= 0.5 * counts.max()]]
+    common = most.dropna()
+    return str((most if common.empty else common).mean().idxmax())
+
+
+def _compare(both: pd.DataFrame, one: str, other: str, random: np.random.Generator) -> dict[str, Any]:
+    differences = both[one] - both[other]
+    medians = both.groupby(level="budget", sort=False).median()
+    of_seeds = differences.groupby(level="seed").mean().to_numpy()
+    by_budget = [group.to_numpy() for _, group in differences.groupby(level="budget", sort=False)]
     return {
         "one": one,
         "other": other,
         "pairs": len(differences),
+        "seeds": len(of_seeds),
         "difference": float(differences.mean()),
-        "interval": _interval(
-            [group.to_numpy() for _, group in differences.groupby(level="budget", sort=False)], random
-        ),
+        "interval": _interval(by_budget, random) if len(of_seeds) > 1 else None,
         "p": sign_flip(differences.to_numpy(), random),
-        "least_p": min(1.0, (wide.shape[1] - 1) * 2.0 ** (1 - len(differences))),
+        "least_p": 2.0 ** (1 - np.count_nonzero(differences)),  # a difference of 0 has no sign
+        "p_of_seeds": sign_flip(of_seeds, random),
         "wins": int((medians[one] > medians[other]).sum()),
         "budgets": len(medians),
     }
 
 
 def sign_flip(differences: np.ndarray[Any, Any], random: np.random.Generator) -> float:
-    """The two-sided p of the mean of paired differences under changes of their signs; exact for few of them.
+    """The two-sided p of the mean of paired differences under changes of their signs.
+
+    Exact for up to 18 of them that are not 0; else by 10,000 changes drawn at random.
 
     >>> sign_flip(np.array([0.1, 0.2, 0.3]), np.random.default_rng(0))
     0.25
     """
-    if len(differences) < 2 or not differences.any():
+    differences = differences[differences != 0]  # which changes of sign leave as they are
+    if len(differences) < 2:
         return 1.0
     resamples = math.inf if len(differences) <= _EXACT else _RESAMPLES
     tested = stats.permutation_test(
@@ -194,22 +210,34 @@ def ranks(runs: pd.DataFrame, value: str, maximize: dict[str, bool]) -> Ranks | 
 
         pairwise = scikit_posthocs.posthoc_nemenyi_friedman(medians.reset_index(drop=True))
     caveat = ""
-    if tasks == 1:
-        lower = "" if math.isnan(p) else ": the p-value is lower than it should be"
-        caveat = f"The blocks are budgets of one task, which are not independent{lower}."
+    if len(medians) > tasks:
+        few = " With so few blocks Friedman's p is an approximation." if p == p and len(medians) < _BLOCKS else ""
+        caveat = f"Budgets of one task are not independent blocks, so the ranks look surer than they are.{few}"
+    return Ranks(mean, len(medians), p, pairwise, caveat)
     return Ranks(mean, len(medians), p, pairwise, caveat)
 
 
 def cautions(runs: pd.DataFrame) -> Iterator[str]:
-    """What cannot be concluded from so few seeds, in sentences."""
+    """What cannot be concluded, in sentences: from so few seeds, from pairs that hang together, from runs that failed."""
+    failed = runs[runs["status"] == "failed"]
+    if not failed.empty:
+        rows = ", ".join(f"{row} ({count})" for row, count in failed["row"].value_counts(sort=False).items())
+        yield f"Failed runs are left out, which flatters their rows: {rows}."
     done = runs[runs["status"] == "finished"]
     if done.empty:
         return
     seeds = int(done.groupby(["task", "row", "budget"])["seed"].nunique().max())
     if seeds == 1:
         yield "One seed: there is no spread, and no difference between two cells means anything by itself."
-    elif (least := 2.0 ** (1 - seeds)) > ALPHA:
+        return
+    if (least := 2.0 ** (1 - seeds)) > ALPHA:
         yield (
             f"{seeds} seeds: within one budget an exact paired test cannot give less than p = {least:g}, so no single cell "
-            "separates two rows; places are by the median alone. Comparisons pool the budgets."
+            "separates two rows; places are by the median alone."
+        )
+    if done["row"].nunique() > 1 and done["budget"].nunique() > 1:
+        yield (
+            "Comparisons pool the budgets, and take the pairs of one seed for independent; those begin from the same weights, so p is "
+            f"somewhat too low. Flipped by whole seeds, {seeds} of them cannot give less than {least:g}. The row compared with the "
+            "others was chosen by the same figures, which makes p too low as well."
         )

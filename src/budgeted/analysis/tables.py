@@ -120,7 +120,7 @@ def _table(manifest: Manifest, task: str, runs: pd.DataFrame) -> Table:
     study, facts = manifest.content["study"], manifest.content["tasks"][task]
     value, maximize = study["value"], facts["maximize"]
     rows, there = _in_order(runs["row"]), _in_order(runs["budget"])
-    columns = [b for b in study["budgets"] if b in there] if "budgets" in study else sorted(there, key=_size)
+    columns = sorted(there, key=_size)
     if value == "best_progress":
         columns = [*columns, ALL]
     paper = _paper_figures(study, task)
@@ -215,9 +215,7 @@ def frontier(table: Table) -> list[tuple[str, float]]:
 
 def normalised(table: Table) -> float | None:
     """What the paper's figure 1 divides by: the best median at the full budget; None where that was not trained."""
-    if not table.columns or table.columns[-1] != "100%":
-        return None
-    medians = [c.centre for row in table.rows if (c := table.cell(row, table.columns[-1])).values]
+    medians = [c.centre for row in table.rows if (c := table.cell(row, "100%")).values]
     if not medians:
         return None
     best = max(medians) if table.maximize else min(medians)

@@ -62,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        cli.main(arguments, prog_name="budgeted", standalone_mode=False)
+        code = cli.main(arguments, prog_name="budgeted", standalone_mode=False)
         sys.stdout.flush()
-        return 0
+        return code if isinstance(code, int) else 0  # what a command ended itself with
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @click.option("--task", "tasks", multiple=True, help="The task, instead of the study's own; several times for several.")
 @click.option("--budgets", help="Some of its budgets, or others: '1%,5%,10%'.")
 @click.option("--seeds", help="How many seeds, or which: 3, or '0,1,2'.  [default: the study's]")
-@click.option("--rows", help="Some of its rows, by their labels: 'linear,cosine'.")
+@click.option(
+    "--row", "rows", multiple=True, help="One of its rows, by its label, instead of all; several times for several."
+)
 @click.option("--precision", help="As of budgeted train.  [default: the study's]")
 @click.option("--name", "called", help="What the study's folder is called.  [default: NAME-TASK]")
 @click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where run folders go.")
@@ -60,7 +62,7 @@ def study(
     tasks: tuple[str, ...],
     budgets: str | None,
     seeds: str | None,
-    rows: str | None,
+    rows: tuple[str, ...],
     precision: str | None,
     called: str | None,
     out: Path,
@@ -103,10 +105,8 @@ def study(
     if gpus is not None and ray is None:
         raise BudgetedError("--gpus goes with --ray; local processes take turns on the GPUs that there are")
     changed = {} if precision is None else {"precision": precision}
-    wanted = read_study(name).narrowed(
-        tasks=tasks, budgets=_list(budgets), seeds=_seeds(seeds), rows=_list(rows), **changed
-    )
-    wanted = wanted.narrowed(name=called or _called(wanted.name, wanted.tasks))
+    wanted = read_study(name).narrowed(tasks=tasks, budgets=_list(budgets), seeds=_seeds(seeds), rows=rows, **changed)
+    wanted = wanted.narrowed(name=_called(called or wanted.name, () if called else wanted.tasks))
     trackers = [t for t, given in (("tensorboard", tensorboard), ("mlflow", mlflow), ("wandb", wandb)) if given]
     if trackers:
         from ..integrations.trackers import require
@@ -126,11 +126,13 @@ def study(
         from ..study.conduct import conduct
 
         standings = conduct(wanted, engine, options, share=not no_share, retry=retry)
-        manifest = watch(standings, wanted.name, out, shown=sys.stderr.isatty())
+        manifest, failed = watch(standings, wanted.name, out, shown=sys.stderr.isatty())
     if not no_report:
         from .report import report_on
 
         report_on([manifest], None)
+    if failed:
+        raise click.exceptions.Exit(1)  # which runs, and why, was said
 
 
 def _require_report() -> None:
@@ -191,7 +193,9 @@ def _engine(jobs: int | None, ray: str | None, gpus: float | None, device: str |
         import torch
 
         there = torch.cuda.device_count()
-    return Processes(jobs or there or cores(), gpus=there if device in (None, "cuda") else min(there, 1))
+    if device is not None and ":" in device:
+        there = min(there, 1)  # that one alone
+    return Processes(jobs or there or cores(), gpus=there)
 
 
 def _say_what(wanted: Study, engine: Engine, options: Any, *, share: bool) -> None:

@@ -39,7 +39,7 @@ class Manifest:
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             atomic_write(folder / "study.json", json.dumps(content, indent=1).encode())
-        return cls(folder, content)
+        return cls(folder.resolve(), content)
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -63,7 +63,7 @@ class Manifest:
             raise StudyError(
                 f"'{path}' has schema {content['schema']}, and this version reads up to {SCHEMA}; update budgeted"
             )
-        return cls(folder, content)
+        return cls(folder.resolve(), content)
 
     @classmethod
     def all_below(cls, out: Path) -> list[Manifest]:

@@ -127,23 +127,33 @@ class RunFolder:
         raise AssertionError("there is always another number")
 
     @classmethod
-    def unfinished(cls, parent: Path, spec: Spec) -> RunFolder | None:
-        """The latest run of a spec under `parent` that has no result yet, or None."""
+    def unfinished(cls, parent: Path, spec: Spec, *, changed: bool = True) -> RunFolder | None:
+        """The latest run of a spec under `parent` that has no result yet, or None.
+
+        Args:
+            parent, spec: where, and which.
+            changed: whether one counts whose budget was changed on the way.
+        """
         latest = None
         for path in cls._places(parent, spec):
             if not os.path.lexists(path):
                 return latest
             if (path / "spec.json").is_file() and not (path / "result.json").exists():
-                latest = cls(path)
+                latest = cls(path) if changed or not cls(path).changed else latest
         return latest
+
+    @property
+    def changed(self) -> bool:
+        """Whether the run's budget is another than the spec's."""
+        return (self.path / "budget.json").exists()
 
     @classmethod
     def finished(cls, parent: Path, spec: Spec) -> RunFolder | None:
-        """The first run of a spec under `parent` that has a result, or None."""
+        """The first run of a spec under `parent` that has a result, or None; one whose budget was changed does not count."""
         for path in cls._places(parent, spec):
             if not os.path.lexists(path):
                 return None
-            if (path / "spec.json").is_file() and (path / "result.json").exists():
+            if (path / "spec.json").is_file() and (path / "result.json").exists() and not cls(path).changed:
                 return cls(path)
         return None
 
@@ -154,7 +164,7 @@ class RunFolder:
         Raises:
             RunFolderError: where a folder cannot be made.
         """
-        return cls.finished(parent, spec) or cls.unfinished(parent, spec) or cls.create(parent, spec)
+        return cls.finished(parent, spec) or cls.unfinished(parent, spec, changed=False) or cls.create(parent, spec)
 
     @property
     def error(self) -> str | None:

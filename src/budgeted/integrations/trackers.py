@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -77,28 +78,40 @@ def _tensorboard(folder: RunFolder, spec: Spec) -> Iterator[Teller]:
                 writer.add_scalar(key, value, row["steps"])
 
         yield tell
-        if (result := folder.result) is not None:
+        if (best := _best(folder)) is not None:
             defining = {k: v for k, v in asdict(spec).items() if isinstance(v, bool | str | float | int)}
-            best = {f"hparam/{result['metric']['name']}": result["metric"]["best"]}
-            writer.add_hparams(defining, best, run_name=".")
+            writer.add_hparams(defining, {f"hparam/{best[0]}": best[1]}, run_name=".")
     finally:
         writer.close()
 
 
 @contextmanager
 def _mlflow(folder: RunFolder, spec: Spec) -> Iterator[Teller]:
-    import mlflow
+    """By a client and the run's own id, since runs that train together are logged side by side."""
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param
 
-    mlflow.set_experiment(spec.task)
-    with mlflow.start_run(run_name=folder.path.name, tags={"budgeted.key": spec.key}):
-        mlflow.log_params({k: v for k, v in asdict(spec).items() if v is not None})
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(spec.task)
+    number = experiment.experiment_id if experiment else client.create_experiment(spec.task)
+    found = client.search_runs([number], f"tags.`budgeted.folder` = '{folder.path.name}'", max_results=1)
+    if found:  # it goes on
+        run = found[0].info.run_id
+    else:
+        run = client.create_run(
+            number, run_name=folder.path.name, tags={"budgeted.folder": folder.path.name}
+        ).info.run_id
+        client.log_batch(run, params=[Param(k, str(v)) for k, v in asdict(spec).items() if v is not None])
 
-        def tell(row: Row) -> None:
-            mlflow.log_metrics(figures(row), step=int(row["steps"]))
+    def tell(row: Row) -> None:
+        now, step = int(time.time() * 1000), int(row["steps"])
+        client.log_batch(run, metrics=[Metric(key, value, now, step) for key, value in figures(row).items()])
 
-        yield tell
-        if (result := folder.result) is not None:
-            mlflow.log_metric(f"best_{result['metric']['name']}", result["metric"]["best"])
+    yield tell
+    if (best := _best(folder)) is not None:
+        client.log_metric(run, f"best_{best[0]}", best[1])
+    if folder.result is not None:
+        client.set_terminated(run)
 
 
 @contextmanager
@@ -107,7 +120,7 @@ def _wandb(folder: RunFolder, spec: Spec) -> Iterator[Teller]:
 
     run = wandb.init(
         project="budgeted", name=folder.path.name, id=folder.path.name, group=spec.task, config=asdict(spec),
-        dir=str(folder.path), resume="allow", reinit="finish_previous",
+        dir=str(folder.path), resume="allow", reinit="create_new",
     )  # fmt: skip
     try:
 
@@ -115,10 +128,18 @@ def _wandb(folder: RunFolder, spec: Spec) -> Iterator[Teller]:
             run.log(figures(row), step=int(row["steps"]))
 
         yield tell
-        if (result := folder.result) is not None:
-            run.summary[f"best_{result['metric']['name']}"] = result["metric"]["best"]
+        if (best := _best(folder)) is not None:
+            run.summary[f"best_{best[0]}"] = best[1]
     finally:
         run.finish()
+
+
+def _best(folder: RunFolder) -> tuple[str, float] | None:
+    """The metric and its best value, of a run that has ended with one."""
+    result = folder.result
+    if result is None or result["metric"]["best"] is None:
+        return None
+    return result["metric"]["name"], result["metric"]["best"]
 
 
 TRACKERS: dict[str, Callable[[RunFolder, Spec], Any]] = {

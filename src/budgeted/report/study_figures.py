@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..analysis.results import curve
@@ -74,7 +75,7 @@ def places(columns: Sequence[str]) -> tuple[list[float], list[str], bool]:
 
 
 def draw_curves(runs: pd.DataFrame, metric: str, path: Path) -> None:
-    """Training loss and metric of each row's runs on their way, over epochs or updates (the paper's figures 6, 7 and 8)."""
+    """Training loss and metric of each row's runs on their way, over updates (the paper's figures 6, 7 and 8)."""
     done = runs[runs["status"] == "finished"]
     with figure(path, 10.0, 3.8) as drawn:
         losses, metrics = drawn.subplots(1, 2)
@@ -102,16 +103,16 @@ def draw_curves(runs: pd.DataFrame, metric: str, path: Path) -> None:
 
 
 def _middle(curves: Sequence[pd.DataFrame], name: str) -> pd.DataFrame:
-    """Median, least and greatest over seeds at each update that all of them logged."""
-    parts = [
-        c.dropna(subset=[name]).drop_duplicates("steps", keep="last").set_index("steps")[name].astype(float)
-        for c in curves
-    ]
+    """Median, least and greatest over seeds, at the updates that the first one logged, as far as all of them came."""
+    parts = [c.dropna(subset=[name]).drop_duplicates("steps", keep="last") for c in curves]
     parts = [part for part in parts if not part.empty]
     if not parts:
         return pd.DataFrame()
-    together = pd.concat(parts, axis=1).dropna()
-    return together.agg(["median", "min", "max"], axis=1)
+    # Under a budget in counts all have logged the same updates, and nothing lies between.
+    grid = parts[0]["steps"].astype(float).to_numpy()
+    grid = grid[grid <= min(float(part["steps"].iloc[-1]) for part in parts)]
+    values = [np.interp(grid, part["steps"].astype(float), part[name].astype(float)) for part in parts]
+    return pd.DataFrame(values, columns=grid).agg(["median", "min", "max"]).T
 
 
 def draw_study_schedules(schedules: Sequence[tuple[str, str]], budgets: Sequence[str], path: Path) -> None:

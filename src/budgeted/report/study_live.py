@@ -21,8 +21,8 @@ _TAIL = 4096  # bytes at the end of a file of rows in which the last one is look
 _QUIET = 60.0  # seconds between two lines where nobody watches
 
 
-def watch(standings: Generator[Any, None, T], name: str, out: Path, *, shown: bool) -> T:
-    """Exhaust a study's standings, showing them as they come, and return what it returns.
+def watch(standings: Generator[Any, None, T], name: str, out: Path, *, shown: bool) -> tuple[T, int]:
+    """Exhaust a study's standings, showing them as they come, and return what it returns, and how many runs failed.
 
     Args:
         standings: as `conduct` yields them.
@@ -33,7 +33,7 @@ def watch(standings: Generator[Any, None, T], name: str, out: Path, *, shown: bo
     return _show(standings, name, out) if shown else _tell(standings, name)
 
 
-def _tell(standings: Generator[Any, None, T], name: str) -> T:
+def _tell(standings: Generator[Any, None, T], name: str) -> tuple[T, int]:
     told: set[str] = set()
     last = time.monotonic()
     standing = None
@@ -43,7 +43,7 @@ def _tell(standings: Generator[Any, None, T], name: str) -> T:
         except StopIteration as end:
             if standing is not None:
                 print(f"{name}: {_head(standing)}", file=sys.stderr, flush=True)
-            return end.value  # type: ignore[no-any-return]
+            return end.value, len(standing.failed) if standing is not None else 0
         for run, reason in standing.failed.items():
             if run not in told:
                 told.add(run)
@@ -53,7 +53,7 @@ def _tell(standings: Generator[Any, None, T], name: str) -> T:
             print(f"{name}: {_head(standing)}", file=sys.stderr, flush=True)
 
 
-def _show(standings: Generator[Any, None, T], name: str, out: Path) -> T:
+def _show(standings: Generator[Any, None, T], name: str, out: Path) -> tuple[T, int]:
     from rich.console import Console
     from rich.live import Live
 
@@ -74,7 +74,7 @@ def _show(standings: Generator[Any, None, T], name: str, out: Path) -> T:
             live.update(_picture(standing, name, out, console))
     if standing is not None:
         console.print(f"{name}: {_head(standing)}", markup=False, highlight=False)
-    return value
+    return value, len(standing.failed) if standing is not None else 0
 
 
 def _picture(standing: Any, name: str, out: Path, console: Console) -> Table:
@@ -129,8 +129,10 @@ class _Progress:
             longest = max(specs, key=lambda spec: standing.weights[spec.name])
             row = last_row(out, longest)
             self.running.append((specs, row))
+            length = standing.weights[longest.name]
+            made = float(row.get("steps", 0)) if length > 1 else float(row.get("spent", 0.0))  # 1: a budget in time
             for spec in specs:
-                done += min(float(row.get("steps", 0)), standing.weights[spec.name])
+                done += min(made, standing.weights[spec.name])
         self._standing, self._done = standing, done
         self.share = done / standing.updates if standing.updates else 1.0
 
@@ -145,7 +147,7 @@ class _Progress:
 
 def last_row(out: Path, spec: Spec) -> dict[str, Any]:
     """The last row of a run under way; empty where it has none yet."""
-    folder = RunFolder.unfinished(out, spec)
+    folder = RunFolder.unfinished(out, spec, changed=False)
     if folder is None:
         return {}
     try:

@@ -118,7 +118,7 @@ def markdown(table: Table) -> str:
                 centre = f"{_number(cell.centre, precision)}{_MARKS[1]}"
                 text = text.replace(centre, f"**{centre}**", 1)
             cells.append(text)
-        lines.append(f"| {row} | {' | '.join(cells)} |".replace("|  |", "| |"))
+        lines.append(f"| {row.replace('|', chr(92) + '|')} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", legend(table)]) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections import deque
@@ -60,8 +61,7 @@ def find_facts(study: Study, engine: Engine, options: Options) -> dict[str, Fact
     Raises:
         StudyError: for a task, a model or an optimizer that is not to be had.
     """
-    variants = tuple(dict.fromkeys((row.model, row.optimizer) for row in study.rows))
-    asked = {engine.submit(_described, task, options, variants): task for task in study.tasks}
+    asked = {engine.submit(_described, study, task, options): task for task in study.tasks}
     facts: dict[str, Facts] = {}
     while len(facts) < len(study.tasks):
         for ended in engine.wait(_LOOK):
@@ -74,9 +74,9 @@ def find_facts(study: Study, engine: Engine, options: Options) -> dict[str, Fact
     return facts
 
 
-def _described(task: str, options: Options, variants: Sequence[tuple[str | None, str | None]]) -> Facts | str:
+def _described(study: Study, task: str, options: Options) -> Facts | str:
     try:
-        return describe(task, options, variants)
+        return describe(study, task, options)
     except BudgetedError as error:
         return str(error)
 
@@ -185,7 +185,7 @@ class _Director:
         if RunFolder.finished(parent, spec) is not None:
             self.standing.finished += 1
             return True
-        folder = RunFolder.unfinished(parent, spec)
+        folder = RunFolder.unfinished(parent, spec, changed=False)
         if folder is None or (reason := folder.error) is None:
             return False
         if retry:
@@ -244,14 +244,15 @@ class _Director:
             reason = (
                 f"its worker died {job.deaths} times ({how}); SIGKILL often means that memory ran out: try fewer jobs"
             )
-            RunFolder.obtain(Path(self._options.out), spec).write("error", {"error": reason, "traceback": ""})
+            with contextlib.suppress(BudgetedError):  # where it cannot be written, it is in the standing all the same
+                RunFolder.obtain(Path(self._options.out), spec).write("error", {"error": reason, "traceback": ""})
             self.standing.failed[spec.name] = reason
 
     def _checkpoints(self, job: _Job) -> list[int]:
         """When the checkpoints of its runs were written: whether a new one was there before a death."""
         found = []
         for spec in job.specs:
-            folder = RunFolder.unfinished(Path(self._options.out), spec)
+            folder = RunFolder.unfinished(Path(self._options.out), spec, changed=False)
             path = None if folder is None else folder.path / "last.pt"
             found.append(path.stat().st_mtime_ns if path is not None and path.exists() else 0)
         return found

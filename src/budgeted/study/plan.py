@@ -44,6 +44,9 @@ class Row:
             object.__setattr__(self, "label", ", ".join(self._parts()))
         if isinstance(self.subset, str) and self.subset != "budget":
             raise StudyError(f"row '{self.label}': subset is a share such as 0.1, or 'budget', and is '{self.subset}'")
+        for name in ("lr", "subset"):
+            if isinstance(getattr(self, name), int):
+                object.__setattr__(self, name, float(getattr(self, name)))
         if isinstance(self.subset, float) and not 0 < self.subset <= 1:
             raise StudyError(f"row '{self.label}': subset is a share above 0 and up to 1, and is {self.subset}")
         if self.lr is not None and not 0 < self.lr < float("inf"):
@@ -178,7 +181,8 @@ class Study:
         _readable(where, Budget.caps, budget, facts.terms)  # there is at least one update
         schedule = _schedule(row.schedule, facts.full_budget)
         if facts.warmup is not None and not schedule.startswith("warmup("):
-            schedule = str(read_schedule(f"warmup({facts.warmup}, {schedule})"))
+            warm = f"{where}: task '{task}' has a warm-up of {facts.warmup}"
+            schedule = str(_readable(warm, read_schedule, f"warmup({facts.warmup}, {schedule})"))
         subset = _share(column, where) if row.subset == "budget" else row.subset
         return Spec(
             task, str(budget), schedule, seed, self.deterministic, self.precision, self.refresh, self.evaluations,

@@ -32,6 +32,8 @@ class Processes(Engine):
     def __init__(self, slots: int, *, gpus: int = 0) -> None:
         self.slots = slots
         self._gpus = gpus
+        # With fewer workers than processors, another study's might be pinned to the same one.
+        self._pinned = not gpus and slots == cores() and hasattr(os, "sched_setaffinity")
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOADED)
         self._workers: list[_Worker | None] = [None] * slots
@@ -66,7 +68,7 @@ class Processes(Engine):
             if worker is not None and not worker.ticket and not worker.process.is_alive():
                 worker = None  # it died idle
             if worker is None:
-                worker = self._workers[place] = _Worker(self._context, place, self._gpus)
+                worker = self._workers[place] = _Worker(self._context, place, self._gpus, self._pinned)
             if not worker.ticket:
                 worker.give(*self._waiting.popleft())
 
@@ -98,9 +100,10 @@ def cores() -> int:
 class _Worker:
     """A process and the pipe to it."""
 
-    def __init__(self, context: Any, place: int, gpus: int) -> None:
+    def __init__(self, context: Any, place: int, gpus: int, pinned: bool) -> None:
         self.pipe, theirs = context.Pipe()
-        self.process: ForkServerProcess = context.Process(target=_work, args=(theirs, place, gpus), daemon=True)
+        # No daemon: those may have no children, and a task's loader may want some.
+        self.process: ForkServerProcess = context.Process(target=_work, args=(theirs, place, gpus, pinned))
         self.process.start()
         theirs.close()  # so that its end is the end of the pipe
         self.ticket = 0  # of the call under way
@@ -122,17 +125,17 @@ class _Worker:
         return Ended(ticket, value, error)
 
 
-def _work(pipe: Connection, place: int, gpus: int) -> None:
+def _work(pipe: Connection, place: int, gpus: int, pinned: bool) -> None:
     """A worker's life: calls, one after another, until the pipe or the process that holds its other end is gone."""
     # Ctrl-C in a terminal reaches every process of it; a run under way hears it, and an idle worker need not.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _leave_with_parent()
     if gpus > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(place % gpus)
-    elif not gpus and hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        if place < len(cores):
-            os.sched_setaffinity(0, [cores[place]])
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        there = given.split(",") if given else [str(number) for number in range(gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = there[place % len(there)]
+    elif pinned:
+        os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[place]])
     while True:
         try:
             function, arguments = pipe.recv()

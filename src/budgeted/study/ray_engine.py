@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable
 from typing import Any, final
 
 from ..core.errors import BudgetedError
 from .engine import Ended, Engine
 
+_PATIENCE = 10.0  # seconds
 _RETRIES = 2  # that Ray makes of a call whose worker died
 
 
@@ -38,7 +40,8 @@ class RayEngine(Engine):
         self._ray = ray
         self._ours = not ray.is_initialized()
         if self._ours:
-            where: dict[str, Any] = {"include_dashboard": False} if address == "local" else {"address": address}
+            _require_answer(address)
+            where: dict[str, Any] = {"address": address, **({"include_dashboard": False} if address == "local" else {})}
             try:
                 ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
             except Exception as error:
@@ -50,8 +53,9 @@ class RayEngine(Engine):
         self.slots = int(there.get("GPU", 0) / gpus) if gpus else int(there.get("CPU", 1))
         if not self.slots:
             self.close()
+            has = f"{there.get('GPU', 0):g} GPUs"
             raise BudgetedError(
-                f"the Ray cluster at '{address}' has no GPU; leave --gpus out to train on its processors"
+                f"the Ray cluster at '{address}' has {has}, and a run wants {gpus:g}; give fewer, or leave --gpus out"
             )
         # One processor, and so one thread: Ray sets OMP_NUM_THREADS by it.
         self._call = ray.remote(_call).options(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)
@@ -86,6 +90,20 @@ class RayEngine(Engine):
     def close(self) -> None:
         if self._ours and self._ray.is_initialized():
             self._ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself would go on for minutes to try an address at which nobody listens."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "//" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except OSError as error:
+        reason = error.strerror or "no answer"
+        raise BudgetedError(
+            f"no Ray cluster answers at '{address}' ({reason}); start one with: ray start --head"
+        ) from None
 
 
 def _call(function: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> Any:

@@ -53,7 +53,7 @@ def built_in() -> dict[str, str]:
 def _order(name: str) -> tuple[str, int]:
     """table2 before table10."""
     digits = "".join(c for c in name if c.isdigit())
-    return name.rstrip(".toml").rstrip("0123456789"), int(digits or 0)
+    return name.removesuffix(".toml").rstrip("0123456789"), int(digits or 0)
 
 
 def read_study(given: str) -> Study:

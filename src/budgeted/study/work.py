@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ..core.control import holder
-from ..core.errors import BudgetedError, BudgetWarning, Interrupted
+from ..core.errors import BudgetedError, BudgetWarning, Interrupted, StudyError
 from ..core.record import RunFolder, Spec
-from .plan import Facts
+from .plan import Facts, Study
 
 T = TypeVar("T")
 Keep = Literal["all", "best", "figures"]
@@ -53,26 +53,38 @@ class Outcome:
     seconds: float = 0.0
 
 
-def describe(task: str, options: Options, variants: Sequence[tuple[str | None, str | None]]) -> Facts:
-    """What a study must know of a task.
-
-    Args:
-        task: its name.
-        options: how it will be trained.
-        variants: pairs of a model and an optimizer, which are made once to see that they can be.
+def describe(study: Study, task: str, options: Options) -> Facts:
+    """What a study must know of a task; that what its rows name can be made there is tried.
 
     Raises:
-        BudgetedError: where the task, its data, a model or an optimizer is not to be had.
+        BudgetedError: where the task, its data, the device, or what a row names is not to be had.
     """
     import torch
 
+    from ..train.averaging import read_average
+    from ..train.precision import named
     from ..train.recipe import varied
 
     found = _task(task, options)
-    for model, optimizer in variants:
+    if study.precision != "auto":
+        named(study.precision)
+    for average in {row.average for row in study.rows} - {None}:
+        read_average(str(average))
+    for model, optimizer in dict.fromkeys((row.model, row.optimizer) for row in study.rows):
         recipe = varied(found, Spec(task, "1 steps", "const", model=model, optimizer=optimizer))
         recipe.optimizer(recipe.model())
-    data = found.data(None if options.root is None else Path(options.root), torch.device(options.device or "cpu"))
+    try:
+        device = torch.zeros(1, device=options.device or "cpu").device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise StudyError(
+            f"device '{options.device}' cannot be used here ({reason}); give cpu, or leave it out"
+        ) from None
+    data = found.data(None if options.root is None else Path(options.root), device)
+    if any(row.subset is not None for row in study.rows) and not hasattr(data.train, "subset"):
+        raise StudyError(
+            f"a row wants a subset of the training data, and that of task '{task}' has no subset(share, seed)"
+        )
     return Facts(found.full_budget, len(data.train), found.metric, found.maximize, found.warmup)
 
 
@@ -123,7 +135,7 @@ def _train(specs: list[Spec], options: Options) -> Outcome:
         if len(specs) > 1:  # which of them it was shows when each is alone
             return Outcome(groups=[[name] for name in names])
         reason = str(error) if isinstance(error, BudgetedError) else f"{type(error).__name__}: {error}"
-        with contextlib.suppress(BudgetedError):
+        with contextlib.suppress(BudgetedError, IndexError):  # there may not even be a folder
             folders[0].write("error", {"error": reason, "traceback": traceback.format_exc()})
         return Outcome(failed={names[0]: reason})
 

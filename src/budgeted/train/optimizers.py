@@ -64,7 +64,12 @@ def _kind(name: str, where: str) -> tuple[type[Optimizer], dict[str, Any]]:
     if name == "amsgrad":
         return torch.optim.Adam, dict(_AMSGRAD)
     if name in _SCHEDULE_FREE:
-        import schedulefree
+        try:
+            import schedulefree
+        except ModuleNotFoundError:
+            raise BudgetedError(
+                f"{where} needs schedulefree, which is not installed: pip install schedulefree"
+            ) from None
 
         return getattr(schedulefree, _SCHEDULE_FREE[name]), {}
     if name not in _TORCHS:

@@ -14,7 +14,7 @@ from ..core.errors import TaskError
 from ..core.loading import load_object
 from ..core.record import Spec
 from ..core.spec import read_call
-from ..core.text import format_number, nearest
+from ..core.text import nearest
 from .optimizers import named_optimizer
 from .task import Data, Task
 
@@ -76,7 +76,9 @@ def named_model(text: str, task: Task) -> nn.Module:
     """
     if ":" in text.partition("(")[0]:
         factory: Callable[..., Any] = load_object(text)
-        model = factory() if not isinstance(factory, nn.Module) else factory
+        if isinstance(factory, nn.Module):  # it would go on from where the run before left it
+            raise TaskError(f"model '{text}' is an object; name a class or a function that makes one anew")
+        model = factory()
     else:
         models: Mapping[str, Callable[..., nn.Module]] = getattr(task, "models", {})
         name, positional, named = read_call(text.strip(), f"model '{text}'", ("resnet18", "resnet18(width=16)"))
@@ -95,11 +97,3 @@ def named_model(text: str, task: Task) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TaskError(f"model '{text}' is a {type(model).__name__}, and no torch.nn.Module")
     return model
-
-
-def described(spec: Spec) -> str:
-    """What a spec replaces, in words; empty where it replaces nothing."""
-    parts = [*filter(None, (spec.model, spec.optimizer))]
-    parts += [f"lr {format_number(spec.lr)}"] if spec.lr is not None else []
-    parts += [f"{format_number(100 * spec.subset)}% of the data"] if spec.subset is not None else []
-    return ", ".join(parts)
