@@ -218,6 +218,15 @@ def column(browser, number: int) -> list[str]:
     )
 
 
+def becomes(read, expected, seconds=10.0) -> bool:
+    """Whether what is read is as expected within some seconds: a page draws when it comes to it."""
+    until = time.monotonic() + seconds
+    while (found := read()) != expected:
+        assert time.monotonic() < until, found
+        time.sleep(0.05)
+    return True
+
+
 def click(browser, selector: str, number: int = 0) -> None:
     from selenium.webdriver.common.by import By
 
@@ -241,9 +250,9 @@ def test_a_click_sorts_the_table_by_its_numbers(browser, report, tmp_path):
     opened(browser, report, tmp_path / "r")
     assert column(browser, 0) == ["linear", "step-d2", "exp & co_1"]
     click(browser, "#table0 thead th", 1)
-    assert column(browser, 0) == ["exp & co_1", "step-d2", "linear"]
+    assert becomes(lambda: column(browser, 0), ["exp & co_1", "step-d2", "linear"])
     click(browser, "#table0 thead th", 1)
-    assert column(browser, 0) == ["linear", "step-d2", "exp & co_1"]
+    assert becomes(lambda: column(browser, 0), ["linear", "step-d2", "exp & co_1"])
 
 
 def test_the_curves_are_drawn_and_can_be_a_share_of_the_full_budgets(browser, report, tmp_path):
@@ -262,21 +271,21 @@ def test_runs_are_shown_on_demand(browser, partial, tmp_path):
     assert browser.execute_script(lines) == 0
     click(browser, "#runs tr[data-run]", 0)
     click(browser, "#runs tr[data-run]", 3)
-    assert browser.execute_script(lines) == 6
+    assert becomes(lambda: browser.execute_script(lines), 6)
     details = browser.find_element("css selector", "#details").text
     assert "linear, 1%, seed 0 (t)" in details
     assert "spec: schedule" in details
     click(browser, "#runs tr[data-run]", 0)
-    assert browser.execute_script(lines) == 3
+    assert becomes(lambda: browser.execute_script(lines), 3)
     assert "linear, 1%, seed 0" not in browser.find_element("css selector", "#details").text
 
 
 def test_runs_can_be_searched(browser, partial, tmp_path):
     opened(browser, partial, tmp_path / "r")
     browser.find_element("css selector", "input[type=search]").send_keys("failed")
-    shown = browser.execute_script("return [...document.querySelectorAll('#runs tbody tr')].map(r => r.textContent)")
-    assert len(shown) == 1
-    assert "const" in shown[0]
+    rows = "return [...document.querySelectorAll('#runs tbody tr')].map(r => r.textContent)"
+    assert becomes(lambda: len(browser.execute_script(rows)), 1)
+    assert "const" in browser.execute_script(rows)[0]
 
 
 def test_results_and_tables_agree(partial):
