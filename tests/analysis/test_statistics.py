@@ -144,6 +144,13 @@ def test_ranks_are_averaged_over_tasks_and_budgets():
     assert (alone.blocks, alone.caveat) == (1, "")
 
 
+def test_rows_that_are_all_alike_are_not_tested():
+    same = {row: {b: [0.5] for b in ("1%", "5%", "10%")} for row in "abc"}
+    found = statistics.ranks(runs(same), "best", {"t": True})
+    assert found.pairwise is None
+    assert set(found.mean) == {2.0}
+
+
 @pytest.mark.parametrize(
     ("seeds", "said"),
     [

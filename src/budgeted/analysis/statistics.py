@@ -204,7 +204,7 @@ def ranks(runs: pd.DataFrame, value: str, maximize: dict[str, bool]) -> Ranks | 
     mean = ranked.mean().sort_values()
     tasks = medians.index.get_level_values("task").nunique()
     p, pairwise = math.nan, None
-    if medians.shape[1] >= 3 and len(medians) >= 3:
+    if medians.shape[1] >= 3 and len(medians) >= 3 and (ranked.nunique(axis=1) > 1).any():  # else there are only ties
         p = float(stats.friedmanchisquare(*(medians[row] for row in medians)).pvalue)
         import scikit_posthocs
 
