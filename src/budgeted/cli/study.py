@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import BudgetedError
-from ..core.text import parse_duration
+from ..core.text import file_name, parse_duration
+from . import options
 
 if TYPE_CHECKING:
     from ..study.engine import Engine
@@ -27,14 +28,9 @@ if TYPE_CHECKING:
 )
 @click.option("--precision", help="As of budgeted train.  [default: the study's]")
 @click.option("--name", "called", help="What the study's folder is called.  [default: NAME-TASK]")
-@click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where run folders go.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    envvar="BUDGETED_DATA",
-    help="Folder with the data sets.  [env: BUDGETED_DATA]",
-)
-@click.option("--device", help="cpu, cuda, cuda:1.  [default: the first GPU, or the CPU]")
+@options.out
+@options.data
+@options.device
 @click.option(
     "--jobs", type=click.IntRange(0), help="Runs side by side; 0: in this process.  [default: one a core or GPU]"
 )
@@ -117,15 +113,15 @@ def study(
     from ..study.work import Options
 
     root = None if data is None else str(data.resolve())
-    options = Options(str(out.resolve()), root, device, seconds, keep, tuple(trackers))  # type: ignore[arg-type]
+    how = Options(str(out.resolve()), root, device, seconds, keep, tuple(trackers))  # type: ignore[arg-type]
     with _engine(jobs, ray, gpus, device) as engine:
         if dry_run:
-            _say_what(wanted, engine, options, share=not no_share)
+            _say_what(wanted, engine, how, share=not no_share)
             return
         from ..report.study_live import watch
         from ..study.conduct import conduct
 
-        standings = conduct(wanted, engine, options, share=not no_share, retry=retry)
+        standings = conduct(wanted, engine, how, share=not no_share, retry=retry)
         manifest, failed = watch(standings, wanted.name, out, shown=sys.stderr.isatty())
     if not no_report:
         from .report import report_on
@@ -145,8 +141,7 @@ def _require_report() -> None:
 
 
 def _called(name: str, tasks: tuple[str, ...]) -> str:
-    words = [name, *(task.rpartition("/")[2] for task in tasks)]
-    return "-".join("".join(c if c.isalnum() or c in "-_." else "-" for c in word) for word in words)
+    return "-".join([file_name(name.replace("/", "-")), *map(file_name, tasks)])
 
 
 def _list(text: str | None) -> list[str]:

@@ -20,6 +20,7 @@ from ..core.record import RunFolder, Spec, finite
 from ..core.replay import copy_trace, replayed
 from ..core.spec import schedule as read_schedule
 from ..core.text import parse_duration
+from . import options
 
 
 @click.command()
@@ -32,14 +33,9 @@ from ..core.text import parse_duration
 @click.option("--optimizer", help="Another optimizer: adamw, 'sgd(momentum=0.9, lr=0.1)', amsgrad.")
 @click.option("--lr", type=float, help="Another base rate.  [default: the recipe's]")
 @click.option("--subset", type=float, help="The share of the training data to draw, once, before training: 0.1.")
-@click.option("--out", default="runs", show_default=True, type=click.Path(path_type=Path), help="Where run folders go.")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    envvar="BUDGETED_DATA",
-    help="Folder with the data sets.  [env: BUDGETED_DATA]",
-)
-@click.option("--device", help="cpu, cuda, cuda:1.  [default: the first GPU, or the CPU]")
+@options.out
+@options.data
+@options.device
 @click.option(
     "--precision",
     default="auto",

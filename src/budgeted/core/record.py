@@ -30,10 +30,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, final, get_type_hints
+from typing import Any, Literal, final, get_type_hints
 
 from .errors import RunFolderError
-from .text import format_bytes
+from .text import file_name, format_bytes
 
 SCHEMA = 1
 PART = ".part"  # the end of the name of a file that is not whole yet, which begins with a dot
@@ -50,6 +50,7 @@ ROW = (
 )  # beside a task's own figures
 
 
+Keep = Literal["all", "best", "figures"]  # of what a run writes: all; no checkpoint after the end; nor any weights
 _LATER = ("average", "replay", "model", "optimizer", "lr", "subset")
 
 
@@ -88,8 +89,7 @@ class Spec:
 
     @property
     def name(self) -> str:
-        task = "".join(c if c.isalnum() or c in "-_." else "-" for c in self.task.rpartition("/")[2])
-        return f"{task}-{self.key}"
+        return f"{file_name(self.task)}-{self.key}"
 
 
 @final

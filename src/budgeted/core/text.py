@@ -98,6 +98,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
+def file_name(text: str) -> str:
+    """Text as part of a file's name; of a path, its last part.
+
+    >>> file_name("tasks/mine.py:Task")
+    'mine.py-Task'
+    """
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text.rpartition("/")[2])
+
+
 def format_bytes(size: float) -> str:
     """Bytes for people, in powers of 1000.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from ..analysis import results, statistics
 from ..analysis.tables import Table, tables_of
 from ..core.manifest import Manifest
 from ..core.record import atomic_write, explained
+from ..core.text import file_name
 from . import tables as form
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class Report:
         self.study = manifest.content["study"]
         self.runs: pd.DataFrame = results.runs_of(manifest)
         self.tables: list[Table] = tables_of(manifest, self.runs)
+        self.ranks = None
+        if self.study["value"] != "best_progress":
+            maximize = {table.task: table.maximize for table in self.tables}
+            self.ranks = statistics.ranks(self.runs, self.study["value"], maximize)
         self.remarks = list(self._remarks())
 
     def _remarks(self) -> Iterator[str]:
@@ -43,13 +47,12 @@ class Report:
         yield from statistics.cautions(self.runs)
         if self.study["value"] == "best_progress":
             return
-        maximize = {table.task: table.maximize for table in self.tables}
         for table in self.tables:
             of_task = self.runs[self.runs["task"] == table.task]
             where = f"{table.task}: " if len(self.tables) > 1 else ""
             for found in statistics.comparisons(of_task, self.study["value"], table.maximize):
                 yield f"{where}{found}."
-        if (ranks := statistics.ranks(self.runs, self.study["value"], maximize)) is not None and len(ranks.mean) > 2:
+        if (ranks := self.ranks) is not None and len(ranks.mean) > 2:
             order = ", ".join(f"{row} {rank:.2f}" for row, rank in ranks.mean.items())
             test = "" if ranks.p != ranks.p else f"; Friedman's p = {ranks.p:.2g}"
             yield (
@@ -69,14 +72,17 @@ class Report:
             console.print(form.legend(table), style="dim", markup=False, highlight=False)
         for remark in self.remarks:
             console.print(f"- {remark}", markup=False, highlight=False)
-        made, alike = results.saved(self.runs)
-        if alike:
-            console.print(
-                f"- {alike:,} of {made:,} updates ({alike / made:.0%}) were trained once for several runs.",
-                highlight=False,
-            )
+        if saving := self._saving():
+            console.print(f"- {saving}", markup=False, highlight=False)
         for run, reason in self._failures():
             console.print(f"failed: {run}: {reason}", style="red", markup=False, highlight=False)
+
+    def _saving(self) -> str:
+        """What sharing saved, in a sentence; empty where it saved nothing."""
+        made, alike = results.saved(self.runs)
+        return (
+            f"{alike:,} of {made:,} updates ({alike / made:.0%}) were trained once for several runs." if alike else ""
+        )
 
     def _failures(self) -> Iterator[tuple[str, str]]:
         failed = self.runs[self.runs["status"] == "failed"].drop_duplicates("run")
@@ -126,13 +132,12 @@ class Report:
 
     def markdown(self) -> str:
         """The whole report as Markdown."""
-        made, alike = results.saved(self.runs)
         parts = [f"# {self.study['title'] or self.study['name']}\n"]
         parts += [form.markdown(table) for table in self.tables]
         if self.remarks:
             parts.append("".join(f"- {remark}\n" for remark in self.remarks))
-        if alike:
-            parts.append(f"{alike:,} of {made:,} updates ({alike / made:.0%}) were trained once for several runs.\n")
+        if saving := self._saving():
+            parts.append(f"{saving}\n")
         if failures := list(self._failures()):
             parts.append("Failed:\n\n" + "".join(f"- {run}: {reason}\n" for run, reason in failures))
         return "\n".join(parts)
@@ -144,7 +149,7 @@ class Report:
         several = len(self.tables) > 1
         wanted = self.study["figures"]
         for table in self.tables:
-            ending = f"-{_plain(table.task)}" if several else ""
+            ending = f"-{file_name(table.task)}" if several else ""
             done = self.runs[(self.runs["task"] == table.task) & (self.runs["status"] == "finished")]
             if "budgets" in wanted and table.value != "best_progress" and not done.empty:
                 yield f"budgets{ending}", partial(figures.draw_budgets, table)
@@ -156,13 +161,5 @@ class Report:
         if "schedules" in wanted and "rows" in self.study:
             rows = {row["label"]: row["schedule"].replace(" over full", "") for row in self.study["rows"]}
             yield "schedules", partial(figures.draw_study_schedules, list(rows.items()), self.study["budgets"])
-        ranks = None
-        with contextlib.suppress(KeyError):
-            maximize = {table.task: table.maximize for table in self.tables}
-            ranks = statistics.ranks(self.runs, self.study["value"], maximize)
-        if ranks is not None and ranks.pairwise is not None and self.study["value"] != "best_progress":
-            yield "ranks", partial(figures.draw_ranks, ranks, list(dict.fromkeys(self.runs["row"])))
-
-
-def _plain(task: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in task.rpartition("/")[2])
+        if self.ranks is not None and self.ranks.pairwise is not None:
+            yield "ranks", partial(figures.draw_ranks, self.ranks, list(dict.fromkeys(self.runs["row"])))

@@ -164,7 +164,7 @@ class _Director:
         share: bool,
         retry: bool,
     ) -> None:
-        self._engine, self._options, self._share = engine, options, share
+        self._engine, self._options = engine, options
         self._terms: dict[str, Terms] = {task: found.terms for task, found in facts.items()}
         self._specs = {cell.spec.name: cell.spec for cell in cells}
         weights = {name: float(sharing.length(s, self._terms[s.task]) or 1) for name, s in self._specs.items()}

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import traceback
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ..core.control import holder
 from ..core.errors import BudgetedError, BudgetWarning, Interrupted, StudyError
-from ..core.record import RunFolder, Spec
+from ..core.record import Keep, RunFolder, Spec
 from .plan import Facts, Study
 
 T = TypeVar("T")
-Keep = Literal["all", "best", "figures"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,6 @@ class Outcome:
         groups: who goes on with whom.
         interrupted: whether a signal stopped them; they are among the groups.
         busy: whether another process trains one of them; none was trained.
-        seconds: that it took.
     """
 
     finished: list[str] = field(default_factory=list)
@@ -50,7 +47,6 @@ class Outcome:
     groups: list[list[str]] = field(default_factory=list)
     interrupted: bool = False
     busy: bool = False
-    seconds: float = 0.0
 
 
 def describe(study: Study, task: str, options: Options) -> Facts:
@@ -90,12 +86,9 @@ def describe(study: Study, task: str, options: Options) -> Facts:
 
 def train(specs: Sequence[Spec], options: Options) -> Outcome:
     """Train some runs together, or one, until they end, part, fail or are stopped; whatever happens is in the outcome."""
-    began = time.monotonic()
     with warnings.catch_warnings(), _one_thread():
         warnings.simplefilter("ignore", BudgetWarning)  # a note for whoever watches one run
-        outcome = _train(list(specs), options)
-    outcome.seconds = time.monotonic() - began
-    return outcome
+        return _train(list(specs), options)
 
 
 @contextlib.contextmanager
@@ -208,7 +201,7 @@ def _task(name: str, options: Options) -> Any:
     from ..tasks import registry
 
     task = registry.load(name)
-    read = task.data
+    read = getattr(task.data, "read", task.data)  # of a user's object, which was given one of these before
 
     def data(root: Path | None, device: Any) -> Any:
         key = name, root, str(device)
@@ -224,6 +217,7 @@ def _task(name: str, options: Options) -> Any:
             _kept[key] = found
         return _kept[key]
 
+    data.read = read  # type: ignore[attr-defined]
     task.data = data  # type: ignore[method-assign]
     return task
 

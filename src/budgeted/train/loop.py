@@ -14,10 +14,10 @@ from ..core.budget import Budget
 from ..core.clock import process_age
 from ..core.control import hold
 from ..core.errors import BudgetError, Interrupted
-from ..core.record import RunFolder, Spec
+from ..core.record import Keep, RunFolder, Spec
 from ..core.signals import Caught, Signals
 from .process import determinism
-from .session import Circumstances, Keep, Result, Row, Session
+from .session import Circumstances, Result, Row, Session
 from .task import Task
 from .team import Team
 

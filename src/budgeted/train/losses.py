@@ -26,9 +26,8 @@ class Losses:
         Raises:
             NonFiniteLoss: at once on a CPU; on a device when the losses are next read.
         """
-        self._unread.append(loss)
-        self._step = step
-        if loss.device.type == "cpu" or len(self._unread) >= _UNREAD:
+        self.note(loss, step)
+        if loss.device.type == "cpu":
             self.check()
 
     def note(self, loss: Tensor, step: int) -> None:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..core.budget import Budget
 from ..core.control import Desk, Request
 from ..core.errors import BudgetedError, BudgetError, BudgetWarning, RunFolderError, ScheduleError, TaskError
-from ..core.record import ROW, RowLog, RunFolder, Spec, machine
+from ..core.record import ROW, Keep, RowLog, RunFolder, Spec, machine
 from ..core.schedule import Plateau
 from ..core.signals import Signals
 from ..core.text import format_duration, format_seconds
@@ -39,7 +39,6 @@ from .shared import SharedLedger
 from .task import Data, Task
 from .team import Team
 
-Keep = Literal["all", "best", "figures"]  # of what is written: all; no checkpoint after the end; nor any weights
 Row = dict[str, Any]
 Result = dict[str, Any]
 

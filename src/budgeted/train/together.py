@@ -18,12 +18,12 @@ import torch
 
 from ..core.control import hold
 from ..core.errors import BudgetedError, Interrupted
-from ..core.record import RunFolder, Spec
+from ..core.record import Keep, RunFolder, Spec
 from ..core.schedule import Plateau, Schedule
 from ..core.signals import Caught, Signals
 from .process import determinism
 from .schedule_free import is_schedule_free
-from .session import Circumstances, Keep, Result, Row, Session
+from .session import Circumstances, Result, Row, Session
 from .task import Task
 from .team import Team
 
