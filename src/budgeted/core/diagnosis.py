@@ -40,7 +40,7 @@ def _how_it_ended(rows: Sequence[Row], result: Mapping[str, Any], last: float) -
         what, share = fell
         parts.append(f"the {what} {'fell' if share < 1 else 'rose'} to {share:.2g} of its start")
     parts.append(f"the best {result['metric']['name']} was at p = {result['best_at']['progress']:.2f}")
-    return f"{parts[0][0].upper()}{parts[0][1:]}, {', '.join(parts[1:-1] + [f'and {parts[-1]}'])}."
+    return f"{parts[0][0].upper()}{parts[0][1:]}, {', '.join([*parts[1:-1], f'and {parts[-1]}'])}."
 
 
 def _norms(rows: Sequence[Row]) -> tuple[str, float] | None:
@@ -56,7 +56,9 @@ def _norms(rows: Sequence[Row]) -> tuple[str, float] | None:
 
 
 def _cut_off(schedule: str, share: float) -> str:
-    ended = f"The rate was still at {share:.0%} of its highest when the budget ended, so the run did not converge within it"
+    ended = (
+        f"The rate was still at {share:.0%} of its highest when the budget ended, so the run did not converge within it"
+    )
     if " over " in schedule:
         return f"{ended}: leave the horizon out ('{schedule.partition(' over ')[0]}'), and the schedule ends where the budget does."
     if schedule == "linear" or schedule.startswith("points"):  # a run that was stopped before its end

@@ -29,7 +29,11 @@ _NAMED = re.compile(r"refined\((.*)\)", re.DOTALL)
 
 
 def refined(
-    history: Sequence[tuple[float, float]], *, smoothing: float = SMOOTHING, power: float = 2.0, intervals: int = _INTERVALS
+    history: Sequence[tuple[float, float]],
+    *,
+    smoothing: float = SMOOTHING,
+    power: float = 2.0,
+    intervals: int = _INTERVALS,
 ) -> Points:
     """The schedule refined from a history of gradient norms.
 
@@ -52,7 +56,9 @@ def refined(
             "or take a longer run"
         )
     if not 0 <= smoothing <= 1:
-        raise ScheduleError(f"smoothing is the share of the run that the median is taken over, 0 to 1, and is {smoothing}")
+        raise ScheduleError(
+            f"smoothing is the share of the run that the median is taken over, 0 to 1, and is {smoothing}"
+        )
     if strange := next((norm for _, norm in history if not 0 < norm < float("inf")), None):
         raise ScheduleError(f"gradient norms are positive and finite, and one is {strange}")
     if any(not norm for _, norm in history):

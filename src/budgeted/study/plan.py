@@ -233,6 +233,7 @@ class Facts:
     metric: str
     maximize: bool
     warmup: str | None = None
+    chance: float | None = None
 
     @property
     def terms(self) -> Terms:
@@ -273,7 +274,9 @@ def require_probes(where: str, probes: int | None, share: float | None) -> None:
     if share is not None and not 0 < share <= 1:
         raise StudyError(f"{where}: probe_share is a share of the training data above 0 and up to 1, and is {share}")
     if share is not None and probes is None:
-        raise StudyError(f"{where}: probe_share is of the data that probes read, and there are no probes; give probes too")
+        raise StudyError(
+            f"{where}: probe_share is of the data that probes read, and there are no probes; give probes too"
+        )
 
 
 def _schedule(text: str, full: str) -> str:

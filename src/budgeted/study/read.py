@@ -96,7 +96,18 @@ def study_from(found: Mapping[str, Any], name: str) -> Study:
         raise StudyError(f"{where} has both task and tasks; keep one")
     given = {
         key: found[key]
-        for key in ("title", "value", "paper", "ranks", "precision", "deterministic", "refresh", "evaluations", "probes", "probe_share")
+        for key in (
+            "title",
+            "value",
+            "paper",
+            "ranks",
+            "precision",
+            "deterministic",
+            "refresh",
+            "evaluations",
+            "probes",
+            "probe_share",
+        )
         if key in found
     }
     seeds = found.get("seeds", 3)

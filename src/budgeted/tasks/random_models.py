@@ -163,12 +163,13 @@ class RandomResNet(nn.Module):
         self.head = nn.Linear(inputs, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, outputs = self.stem(x), []
+        x = self.stem(x)
+        outputs: list[Tensor] = []
         for number, block in enumerate(self.blocks):
             x = block(x)
             for first, second in self.plan.skips:
                 if second == number:
-                    skipped = nn.functional.adaptive_avg_pool2d(outputs[first], x.shape[2:])
+                    skipped = nn.functional.adaptive_avg_pool2d(outputs[first], (x.shape[2], x.shape[3]))
                     x = x + self.skips[f"{first}-{second}"](skipped)
             outputs.append(x)
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]

@@ -313,7 +313,11 @@ class Run:
         return self.probes[-1]
 
     def _end_factor(self) -> float:
-        return self.schedule.factor(1.0) if isinstance(self.schedule, Schedule) and not isinstance(self.schedule, Over) else self.factor
+        return (
+            self.schedule.factor(1.0)
+            if isinstance(self.schedule, Schedule) and not isinstance(self.schedule, Over)
+            else self.factor
+        )
 
     def count(self, samples: float = 0, tokens: float = 0, flops: float = 0) -> None:
         """Say what the update under way spends; micro-batches of one update add up."""
@@ -771,7 +775,11 @@ class Summary:
         return (
             f"budget {self.budget}, schedule {self.schedule}: {state} after {', '.join(spent)}{others}; "
             f"the last update ran at {self.last_factor:.3g} of the base rate"
-            + ("" if self.gradient_fell_to is None else f", and the full gradient's norm came to {self.gradient_fell_to:.2g} of its first")
+            + (
+                ""
+                if self.gradient_fell_to is None
+                else f", and the full gradient's norm came to {self.gradient_fell_to:.2g} of its first"
+            )
         )
 
 

@@ -64,7 +64,9 @@ def norm(parameters: Iterable[Tensor]) -> Tensor:
     gradients = [dense(p.grad) for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros(())
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)).float())
+    norms: Tensor = torch.stack(torch._foreach_norm(gradients))
+    total: Tensor = torch.linalg.vector_norm(norms.float())
+    return total
 
 
 def dense(gradient: Tensor) -> Tensor:

@@ -75,13 +75,17 @@ def full_gradient(
     model = getattr(model, "module", model) if isinstance(model, nn.parallel.DistributedDataParallel) else model
     parameters = [p for p in model.parameters() if p.requires_grad]
     if any(type(p).__name__ == "DTensor" for p in parameters):
-        raise BudgetedError("the full gradient of a sharded model is not measured; probe a model whose parameters are whole")
+        raise BudgetedError(
+            "the full gradient of a sharded model is not measured; probe a model whose parameters are whole"
+        )
     total = _Total(parameters, paired=of is not None)
     with left_alone(model), torch.enable_grad():
         for batch in batches:
             value = loss(model, batch)
             if value.numel() != 1:
-                raise BudgetedError(f"a probe's loss is a scalar, the mean over the batch, and has shape {tuple(value.shape)}")
+                raise BudgetedError(
+                    f"a probe's loss is a scalar, the mean over the batch, and has shape {tuple(value.shape)}"
+                )
             # Not backward(): gradients under way, and what hangs on their accumulation, stay out of it.
             found = torch.autograd.grad(value, parameters, allow_unused=True)
             total.add(found, batch_size(batch) or 1)
@@ -108,7 +112,9 @@ class _Total:
         dense = [g.to_dense() if g.is_sparse else g for _, g in there]
         sums = [total for total, _ in there]
         if self._paired and self.samples:
-            dot = sum((t.flatten() @ g.flatten().to(t.dtype) for t, g in zip(sums, dense, strict=True)), torch.zeros(()))
+            dot = sum(
+                (t.flatten() @ g.flatten().to(t.dtype) for t, g in zip(sums, dense, strict=True)), torch.zeros(())
+            )
             self._products.append((dot / self.samples, samples))
         for total, g in zip(sums, dense, strict=True):
             total.add_(g, alpha=samples)
@@ -213,10 +219,12 @@ def _from_state(optimizer: Optimizer, group: dict[str, Any], p: Tensor, base: fl
     state, lr = optimizer.state[p], float(group["lr"])
     if isinstance(optimizer, torch.optim.RMSprop):
         v = state["square_avg"] - state["grad_avg"].square() if group["centered"] else state["square_avg"]
-        return lr / base / ((1 - group["momentum"]) * (v.clamp_min(0).sqrt() + group["eps"]))
+        divided: Tensor = (1 - group["momentum"]) * (v.clamp_min(0).sqrt() + group["eps"])
+        return lr / base / divided
     (beta1, beta2), t = group["betas"], float(state["step"])
     v = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
-    return lr / base / ((1 - beta1**t) * ((v / (1 - beta2**t)).sqrt() + group["eps"]))
+    by: Tensor = (1 - beta1**t) * ((v / (1 - beta2**t)).sqrt() + group["eps"])
+    return lr / base / by
 
 
 class Moved:
@@ -241,7 +249,9 @@ class Moved:
         return self._rate
 
     def _look(self) -> None:
-        self._rate = _summary(rates for group, p in _stepped(self._optimizer) if (rates := self._rates(group, p)) is not None)
+        self._rate = _summary(
+            rates for group, p in _stepped(self._optimizer) if (rates := self._rates(group, p)) is not None
+        )
 
     def _rates(self, group: dict[str, Any], p: Tensor) -> Tensor | None:
         if p not in self._before:
@@ -255,7 +265,7 @@ class Moved:
             start = before * (1 - lr * group["weight_decay"])  # decoupled decay is no part of the step
         elif isinstance(optimizer, torch.optim.RMSprop):
             direction = direction + group["weight_decay"] * before
-        moved = (start - p.detach()) / self._base
+        moved: Tensor = (start - p.detach()) / self._base
         steady = direction != 0
         return (moved[steady] / direction[steady]).abs()
 
@@ -311,11 +321,13 @@ def _require_known(optimizer: Optimizer) -> None:
 
 def _require_positive(base: float) -> None:
     if not 0 < base < math.inf:
-        raise BudgetedError(f"base is the rate of momentum SGD that is compared with, positive and finite, and is {base}")
+        raise BudgetedError(
+            f"base is the rate of momentum SGD that is compared with, positive and finite, and is {base}"
+        )
 
 
 def _steps(optimizer: Optimizer, p: Tensor) -> float:
-    return float(optimizer.state[p]["step"]) if p in optimizer.state and optimizer.state[p] else 0.0
+    return float(optimizer.state[p]["step"]) if optimizer.state.get(p) else 0.0
 
 
 def _stepped(optimizer: Optimizer) -> list[tuple[dict[str, Any], Tensor]]:

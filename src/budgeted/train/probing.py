@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .session import Session
 
 
-
 @dataclass(slots=True)
 class Probing:
     """Even intervals of progress: before the first update, on the way, and after the last.
@@ -58,7 +57,9 @@ class Probing:
         figures = {"full_gradient": found.norm}
         if found.error is not None:
             figures["full_gradient_error"] = found.error
-        if is_adaptive(session.optimizer) and run.ledger.steps:
+        if (
+            is_adaptive(session.optimizer) and run.ledger.steps and not run.done
+        ):  # when the rate held is that of no update
             rate = equivalent_rate(session.optimizer)
             figures |= {
                 "equivalent_rate": rate.median,

@@ -34,9 +34,9 @@ from .data import Batch
 from .evaluation import Evaluations, has_batch_norm, with_fresh_statistics
 from .gradients import Norms, norm
 from .losses import Losses
+from .precision import Choice, Precision, fastest, named, whole_batch
 from .probe import EquivalentRate, is_adaptive, watching
 from .probing import Probing
-from .precision import Choice, Precision, fastest, named, whole_batch
 from .process import random_state, random_state_kept, seed, set_random_state
 from .recipe import varied
 from .schedule_free import enter_training, evaluation_mode
