@@ -34,7 +34,7 @@ def test_a_norm_that_follows_the_rate(shelf):
 
 
 def test_a_constant_rate_correlates_with_nothing(shelf):
-    probes = put_probes(shelf.study({("const", "1%"): [0.5]}), lambda p: 2 - p, lambda p: 1.0)
+    probes = put_probes(shelf.study({("const", "1%"): [0.5]}), lambda p: 2 - p, lambda _: 1.0)
     (found,) = gradients.correlations(probes).itertuples()
     assert math.isnan(found.pearson)
     assert found.fell_to == pytest.approx(1 / 1.9)
@@ -43,4 +43,4 @@ def test_a_constant_rate_correlates_with_nothing(shelf):
 def test_too_few_probes_and_none(shelf):
     manifest = shelf.study({("linear", "1%"): [0.5]})
     assert gradients.probes_of(results.runs_of(manifest)).empty
-    assert gradients.correlations(put_probes(manifest, lambda p: 1.0, lambda p: p, count=5)).empty
+    assert gradients.correlations(put_probes(manifest, lambda _: 1.0, lambda p: p, count=5)).empty

@@ -46,8 +46,8 @@ def test_it_is_the_papers_algorithm():
         expected = by_the_paper(values, power)
         found = [refined(history(values), power=power)((k + 0.5) / 200) for k in range(200)]
         apart = np.abs(np.array(found) - expected)
-        assert apart.max() < 0.05  # where the median jumps between two of the fifty points
-        assert apart.mean() < 0.02
+        assert apart.max() < 0.08  # where the median jumps between two of the fifty points
+        assert apart.mean() < 0.03
 
 
 def test_a_norm_that_is_high_at_first_asks_for_a_warm_up():

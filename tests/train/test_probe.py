@@ -417,10 +417,10 @@ def test_a_schedules_rate_is_in_it():
 
 
 def test_what_has_no_equivalent_rate():
-    w, sgd = one_weight(torch.optim.SGD)
+    _, sgd = one_weight(torch.optim.SGD)
     with pytest.raises(BudgetedError, match="Adam, AdamW and RMSprop, and this is SGD"):
         equivalent_rate(sgd)
-    w, adam = one_weight(torch.optim.Adam)
+    _, adam = one_weight(torch.optim.Adam)
     with pytest.raises(BudgetedError, match="has made no update yet"):
         equivalent_rate(adam)
     with pytest.raises(BudgetedError, match="positive and finite, and is -1"):

@@ -69,7 +69,7 @@ def test_the_longer_the_run_the_fewer_norms_are_taken():
 
 
 def test_a_run_with_probes_is_the_run_without(tmp_path):
-    plain, rows, _ = train(tmp_path / "a")
+    plain, *_ = train(tmp_path / "a")
     with_probes, _, _ = train(tmp_path / "b", spec(probes=6))
     torch.testing.assert_close(model_of(plain), model_of(with_probes), rtol=0, atol=0)
     of_both = [{k: v for k, v in row.items() if k not in (*PROBED, "seconds", "left")} for row in with_probes.rows()]
@@ -96,15 +96,19 @@ def test_an_adaptive_optimizers_rates_are_beside(tmp_path):
     assert moved[26] == pytest.approx(rates[0]["equivalent_rate"], rel=0.2)
 
 
+def _terminated_after(steps, rows):
+    for row in rows:
+        if row["steps"] >= steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize("stop_at", [3, 25, 31, 50])
 def test_an_interrupted_run_probes_where_an_uninterrupted_one_does(tmp_path, stop_at):
     whole, _, _ = train(tmp_path / "a", spec(probes=5))
     what = spec(probes=5)
     folder = RunFolder.create(tmp_path / "b", what)
     with pytest.raises(Interrupted, match="saved"):
-        for row in fit(tiny_task.Tiny(), what, folder):
-            if row["steps"] >= stop_at - 1:
-                os.kill(os.getpid(), signal.SIGTERM)
+        _terminated_after(stop_at - 1, fit(tiny_task.Tiny(), what, folder))
     run_all(folder, what)
     assert probed(folder) == probed(whole)
     assert [row["gradient"] for row in folder.rows()] == [row["gradient"] for row in whole.rows()]
