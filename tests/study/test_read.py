@@ -14,7 +14,8 @@ ROWS = {"schedules": ["linear", "cosine"], "budgets": ["1ep"], "task": "digits"}
 
 def test_those_of_the_package_in_the_papers_order():
     assert list(built_in()) == [
-        "amsgrad", "fig1", "fig6", "fig7", "fig8", "quick", "table1", "table2", "table5", "table9", "table10", "table11",
+        "amsgrad", "fig1", "fig4", "fig5", "fig6", "fig7", "fig8", "quick", "table1", "table2", "table5", "table6", "table9",
+        "table10", "table11", "table6-small",
     ]  # fmt: skip
 
 
@@ -108,3 +109,10 @@ def test_what_is_no_study_is_said(tmp_path):
     (tmp_path / "bad.toml").write_text("budgets = [")
     with pytest.raises(StudyError, match="is not TOML"):
         read_study(str(tmp_path / "bad.toml"))
+
+
+def test_a_range_stands_for_a_row_each():
+    found = study_from(
+        {"task": "t", "budgets": ["1ep"], "schedules": ["linear"], "models": ["net({8..10})", "mlp"]}, "s"
+    )
+    assert [row.model for row in found.rows] == ["net(8)", "net(9)", "net(10)", "mlp"]
