@@ -24,7 +24,7 @@ figures = []
 
 
 def run(*arguments, capsys, code=0):
-    with pytest.raises(SystemExit, match=f"^{code}$"):
+    with pytest.raises(SystemExit, match=rf"^{code}$"):
         main([str(a) for a in arguments])
     return capsys.readouterr()
 
@@ -33,7 +33,7 @@ def run(*arguments, capsys, code=0):
 def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "ranks.toml").write_text(TOML)
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["study", str(folder / "ranks.toml"), "--jobs", "0", "--out", str(folder / "runs")])
     return folder / "runs" / "studies" / "ranks-tiny_task.py-Tiny"
 

@@ -24,7 +24,7 @@ def test_each_of_them_comes_to_runs(name):
     study = read_study(name)
     facts = dict.fromkeys(study.tasks, CIFAR10)
     assert study.title
-    assert study.seeds == (0, 1, 2)
+    assert study.seeds == ((0,) if name == "table6-small" else (0, 1, 2))
     assert study.cells(facts)
     assert study.narrowed(tasks=["digits"]).cells({"digits": Facts("30ep", 23, "accuracy", True)})
 
