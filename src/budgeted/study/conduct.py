@@ -54,6 +54,7 @@ class _Job:
     deaths: int = 0  # of workers, since its runs last came to a checkpoint
     came_to: list[int] = field(default_factory=list)
     not_before: float = 0.0
+    sources: list[Spec] = field(default_factory=list)  # runs that theirs are refined from
 
 
 def find_facts(study: Study, engine: Engine, options: Options) -> dict[str, Facts]:
@@ -127,6 +128,10 @@ def conduct(
         return manifest
 
 
+def _sources(specs: Sequence[Spec]) -> list[Spec]:
+    return [other for spec in specs if (other := source(spec)) is not None]
+
+
 def _write_manifest(study: Study, facts: dict[str, Facts], cells: Sequence[Cell], out: Path) -> Manifest:
     places = [
         {"task": c.task, "row": c.row, "budget": c.budget, "seed": c.seed, "run": c.spec.name, "spec": asdict(c.spec)}
@@ -179,7 +184,7 @@ class _Director:
         self.standing.cached = self.standing.finished
         groups = sharing.groups(missing, self._terms) if share else [[spec] for spec in missing]
         groups.sort(key=lambda group: -max(weights[spec.name] for spec in group))
-        self._waiting = deque(_Job(group) for group in groups)
+        self._waiting = deque(_Job(group, sources=_sources(group)) for group in groups)
         self._count()
         self.standing.updates_before = self.standing.updates - self.standing.updates_left
 
@@ -214,8 +219,8 @@ class _Director:
 
     def _waits(self, job: _Job) -> bool:
         """Whether a run's schedule is refined from one that is still to be trained."""
-        to_come = {spec.name for other in (*self._waiting, *self._jobs.values()) for spec in other.specs}
-        return any(other.name in to_come for spec in job.specs if (other := source(spec)) is not None)
+        others = (*self._waiting, *self._jobs.values()) if job.sources else ()
+        return any(spec in job.sources for other in others for spec in other.specs)
 
     def drain(self) -> None:
         """Wait for those under way, which were asked to stop."""
@@ -237,7 +242,8 @@ class _Director:
         self.standing.failed |= outcome.failed
         later = time.monotonic() + _BUSY if outcome.busy else 0.0
         for group in reversed(outcome.groups):
-            self._waiting.appendleft(_Job([self._specs[name] for name in group], not_before=later))
+            specs = [self._specs[name] for name in group]
+            self._waiting.appendleft(_Job(specs, not_before=later, sources=_sources(specs)))
 
     def _bury(self, job: _Job, how: str) -> None:
         """A worker died: its runs go on from their checkpoints, unless it comes to nothing several times over."""
