@@ -15,6 +15,7 @@ from .budget import budget
 from .control import extend, stop
 from .report import report
 from .schedule import schedule
+from .search import search
 from .study import study
 from .tasks import tasks
 from .train import train
@@ -40,6 +41,7 @@ def cli(context: click.Context) -> None:
 
 cli.add_command(train)
 cli.add_command(study)
+cli.add_command(search)
 cli.add_command(report)
 cli.add_command(extend)
 cli.add_command(stop)

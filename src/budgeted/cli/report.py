@@ -79,11 +79,11 @@ def report_on(found: Sequence[Manifest], out: Path | None, formats: Sequence[str
         made.print(console)
         written = made.write(out or manifest.path, formats)
         if written:
-            place = _short(written[0].parent)
+            place = shortened(written[0].parent)
             click.echo(f"\n{place}: {', '.join(file.name for file in written)}")
 
 
-def _short(path: Path) -> Path:
+def shortened(path: Path) -> Path:
     """From the folder that the user stands in, where it is below it."""
     with contextlib.suppress(ValueError):
         return path.resolve().relative_to(Path.cwd())
