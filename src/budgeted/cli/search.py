@@ -20,7 +20,6 @@ from .study import engine_for, read_seeds, seconds_between_saves
 if TYPE_CHECKING:
     from ..study.engine import Engine
     from ..study.search import Climb, Ladder
-    from ..study.space import Search
     from ..study.work import Options
 
 _WIDTH = 120  # where the output is no terminal

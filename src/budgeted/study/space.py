@@ -270,8 +270,7 @@ def _range(name: str, given: Mapping[str, Any], where: str) -> _Source:
     kind, ends = next(iter(given.items()), ("", None))
     if len(given) != 1 or kind not in _RANGES:
         raise StudyError(f"{where}: {name} is a range of one of {', '.join(_RANGES)}, and is {dict(given)!r}")
-    numbers = isinstance(ends, list) and all(isinstance(e, int | float) and not isinstance(e, bool) for e in ends)
-    if not numbers or len(ends) != 2:
+    if not isinstance(ends, list) or len(ends) != 2 or not all(type(end) in (int, float) for end in ends):
         raise StudyError(f"{where}: {name} = {{{kind} = ...}} has two ends, such as [0.003, 1.0], and is {ends!r}")
     low, high = ends
     if not -math.inf < low < high < math.inf:
