@@ -13,10 +13,11 @@ import tiny_task
 from budgeted.core.errors import Interrupted, StudyError
 from budgeted.core.record import RunFolder
 from budgeted.study import work
+from budgeted.study.conduct import train_specs
 from budgeted.study.engine import InProcess
 from budgeted.study.plan import Facts
 from budgeted.study.processes import Processes
-from budgeted.study.search import Climb, Ladder, compared, find_ladder, foreseen, write
+from budgeted.study.search import Climb, Ladder, compared, figures_of, find_ladder, foreseen, write
 from budgeted.study.space import STRATEGIES, Configuration, Search
 from budgeted.study.work import Options
 
@@ -108,14 +109,18 @@ def test_side_by_side_and_killed_it_is_the_same(tmp_path, undisturbed, strategy)
     assert outcome(found) == outcome(undisturbed[strategy][1])
 
 
+def stop(found: Climb, after: int) -> None:
+    for standing in found.conduct():
+        if standing.finished == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_an_interrupted_search_goes_on_to_the_same_end(tmp_path, undisturbed, strategy):
     options, engine = Options(str(tmp_path)), InProcess()
     found = Climb(find_ladder(search(), engine, options), strategy, engine, options)
     with pytest.raises(Interrupted, match=r"SIGTERM: \d of 9 runs are finished"):
-        for standing in found.conduct():
-            if standing.finished == 4:
-                os.kill(os.getpid(), signal.SIGTERM)
+        stop(found, after=4)
     assert outcome(climb(search(), strategy, tmp_path)) == outcome(undisturbed[strategy][1])
 
 
@@ -135,8 +140,6 @@ def test_a_configuration_that_fails_ranks_last_and_is_said(tmp_path):
 def test_one_seed_that_fails_counts_as_the_worst_of_them(tmp_path):
     wanted = search(0.1, 0.03, seeds=(0, 1, 2))
     ladder = Ladder.fitting(wanted, FACTS)
-    from budgeted.study.search import figures_of
-
     cells = ladder.cells("fitted", 0, wanted.configurations[:1])
     for cell, final in zip(cells, (None, 0.5, 0.7), strict=True):
         RunFolder.create(tmp_path, cell.spec).write("result", {"metric": {"final": final, "best": 0.9}})
@@ -159,8 +162,6 @@ def test_a_comparison_has_every_figure_and_the_truth(tmp_path):
     wanted = search(0.001, 0.01, 0.1, truth_seeds=(7,))
     options, engine = Options(str(tmp_path)), InProcess()
     ladder = find_ladder(wanted, engine, options)
-    from budgeted.study.conduct import train_specs
-
     for _ in train_specs(ladder.everything(), {TINY: ladder.facts}, engine, options):
         pass
     climbs = [climb(wanted, strategy, tmp_path) for strategy in STRATEGIES]
@@ -186,10 +187,16 @@ def test_rungs_are_an_etath_of_each_other():
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"rungs": 6}, r"of 6 rungs up to 200 updates the first is 0.82 of an update, with eta 3; ask for 5 rungs at most"),
+        (
+            {"rungs": 6},
+            r"of 6 rungs up to 200 updates the first is 0.82 of an update, with eta 3; ask for 5 rungs at most",
+        ),
         ({"budget": "10min"}, "the budget '10min' is not counted in updates"),
         ({"budget": "10ep or 50 steps"}, "the budget '10ep or 50 steps' is not counted in updates"),
-        ({"smallest": "10ep"}, "smallest '10ep' is 100 updates, .*: one rung, and nothing to halve; give less than 67 steps"),
+        (
+            {"smallest": "10ep"},
+            "smallest '10ep' is 100 updates, .*: one rung, and nothing to halve; give less than 67 steps",
+        ),
     ],
 )
 def test_rungs_that_cannot_be_are_said(more, why):

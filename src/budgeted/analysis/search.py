@@ -13,6 +13,8 @@ from scipy import stats
 from ..core.halving import promote
 
 _RESAMPLES = 1000
+_BASELINE = "truncated"  # what people do
+_Scores = np.ndarray[Any, Any]
 Figures = Mapping[str, float | None]  # of each configuration by its label; None where it came to nothing
 
 
@@ -59,6 +61,31 @@ class Choice:
     interval: tuple[float, float]
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How much better a rung ranks than the truncated one of the same budget.
+
+    Args:
+        strategy, budget: of the rung.
+        difference: its tau minus that of `truncated`.
+        interval: 95 % bootstrap interval of it, the same configurations drawn for both.
+    """
+
+    strategy: str
+    budget: str
+    difference: float
+    interval: tuple[float, float]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        told = "not told apart" if low <= 0 <= high else "told apart"
+        return (
+            f"tau of {self.strategy} minus that of {_BASELINE} at {self.budget}: {self.difference:+.2f} "
+            f"({low:+.2f} to {high:+.2f}), {told}"
+        )
+
+
 def agreements(content: Mapping[str, Any], *, seed: int = 0) -> list[Agreement]:
     """Of each strategy and rung of a comparison.
 
@@ -66,17 +93,44 @@ def agreements(content: Mapping[str, Any], *, seed: int = 0) -> list[Agreement]:
         content: the search's file.
         seed: of the resampling.
     """
-    truth, maximize = content["comparison"]["truth"], content["task"]["maximize"]
+    truth = _truth(content)
+    return [
+        Agreement(strategy, budget, updates, tau(scores, truth), _middle(_resampled(scores, truth, seed)))
+        for strategy, rungs in _scores_of(content).items()
+        for scores, budget, updates in zip(rungs, content["budgets"], content["updates"], strict=True)
+    ]
+
+
+def differences(content: Mapping[str, Any], *, seed: int = 0) -> list[Difference]:
+    """Of each strategy but `truncated` on each rung below the last; arguments as of `agreements`."""
+    truth, scores = _truth(content), _scores_of(content)
     found = []
-    for strategy, rungs in content["comparison"]["figures"].items():
-        for figures, budget, updates in zip(rungs, content["budgets"], content["updates"], strict=True):
-            one, other = _scores(figures, truth, maximize), _scores(truth, truth, maximize)
-            interval = _interval(one, other, np.random.default_rng(seed))
-            found.append(Agreement(strategy, budget, updates, tau(one, other), interval))
+    for number, budget in enumerate(content["budgets"][:-1]):
+        baseline = scores[_BASELINE][number]
+        draws = _resampled(baseline, truth, seed)
+        for strategy, rungs in scores.items():
+            if strategy != _BASELINE:
+                apart = tau(rungs[number], truth) - tau(baseline, truth)
+                interval = _middle(_resampled(rungs[number], truth, seed) - draws)
+                found.append(Difference(strategy, budget, apart, interval))
     return found
 
 
-def tau(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+def _truth(content: Mapping[str, Any]) -> _Scores:
+    truth = content["comparison"]["truth"]
+    return _scores(truth, truth, content["task"]["maximize"])
+
+
+def _scores_of(content: Mapping[str, Any]) -> dict[str, list[_Scores]]:
+    """Of each strategy's rungs, the configurations in the order of the truth."""
+    comparison, maximize = content["comparison"], content["task"]["maximize"]
+    return {
+        strategy: [_scores(figures, comparison["truth"], maximize) for figures in rungs]
+        for strategy, rungs in comparison["figures"].items()
+    }
+
+
+def tau(one: _Scores, other: _Scores) -> float:
     """Kendall's tau-b, which allows for ties.
 
     >>> tau(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])).__round__(3)
@@ -85,7 +139,7 @@ def tau(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
     return float(stats.kendalltau(one, other).statistic)
 
 
-def _scores(figures: Figures, order: Figures, maximize: bool) -> np.ndarray[Any, Any]:
+def _scores(figures: Figures, order: Figures, maximize: bool) -> _Scores:
     """The higher the better; what came to nothing is worse than all."""
     return np.array([_score(figures[label], maximize) for label in order])
 
@@ -94,19 +148,19 @@ def _score(figure: float | None, maximize: bool) -> float:
     return -math.inf if figure is None else figure if maximize else -figure
 
 
-def _interval(
-    one: np.ndarray[Any, Any], other: np.ndarray[Any, Any], random: np.random.Generator
-) -> tuple[float, float]:
+def _resampled(one: _Scores, other: _Scores, seed: int) -> _Scores:
+    """Taus of configurations drawn with replacement, the same for the same seed; NaN where all drawn are equal."""
+    random = np.random.default_rng(seed)
     draws = random.integers(0, len(one), (_RESAMPLES, len(one)))
-    taus = [value for draw in draws if not math.isnan(value := tau(one[draw], other[draw]))]
-    return _middle(taus)
+    return np.array([tau(one[draw], other[draw]) for draw in draws])
 
 
-def _middle(values: Sequence[float]) -> tuple[float, float]:
-    """2.5 % and 97.5 %; values may be infinite."""
-    if not values:
+def _middle(values: Sequence[float] | _Scores) -> tuple[float, float]:
+    """2.5 % and 97.5 %, without those that are NaN; values may be infinite."""
+    there = [value for value in values if not math.isnan(value)]
+    if not there:
         return math.nan, math.nan
-    low, high = np.quantile(values, [0.025, 0.975], method="nearest")
+    low, high = np.quantile(there, [0.025, 0.975], method="nearest")
     return float(low), float(high)
 
 

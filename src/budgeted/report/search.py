@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..analysis.search import Agreement, Choice, agreements, choices
+from ..analysis.search import Agreement, Choice, Difference, agreements, choices, differences
 from ..core.record import atomic_write, explained
 from . import search_figures as figures
 
@@ -38,6 +38,7 @@ class SearchReport:
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.content, self.search = content, content["search"]
         self.agreements: list[Agreement] = agreements(content) if content["comparison"] else []
+        self.differences: list[Difference] = differences(content) if content["comparison"] else []
         self.choices: list[Choice] = choices(content) if content["comparison"] else []
 
     @property
@@ -175,10 +176,10 @@ class SearchReport:
         for strategy in dict.fromkeys(a.strategy for a in self.agreements):
             of_it = [a for a in self.agreements if a.strategy == strategy]
             ranking.append([strategy, *(f"{_number(a.tau, 2)} {_between(a.interval, 2)}" for a in of_it)])
-        worth = [["strategy", "chose", "truth", "regret", "rank", "regret of halves", "updates", "full runs"]]
+        worth = [["strategy", "truth of its choice", "regret", "rank", "regret of halves", "updates", "full runs"]]
         for choice in self.choices:
             worth.append(
-                [choice.strategy, choice.winner, _number(choice.truth), _number(choice.regret), str(choice.rank),
+                [choice.strategy, _number(choice.truth), _number(choice.regret), str(choice.rank),
                  f"{_number(choice.mean_regret)} {_between(choice.interval)}", f"{choice.spent:,}",
                  f"{choice.spent / self.content['updates'][-1]:.1f}"]
             )  # fmt: skip
@@ -197,6 +198,7 @@ class SearchReport:
                 "the last rungs of fitted and truncated are the very runs of the truth, so their tau is 1 there and their regret "
                 "flattered; give truth_seeds others than seeds"
             )
+        yield from map(str, self.differences)
         yield "in brackets 95 % intervals: of tau by drawing configurations anew, of regret over random halves of them"
         yield f"the comparison itself took {self._spent(self.content['comparison']['spent'])}"
 

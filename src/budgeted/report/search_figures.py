@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ _DROPPED = "#b8b8b8"
 
 
 def draw_search(content: Mapping[str, Any], path: Path) -> None:
-    """A panel for each strategy, a line for each configuration; those that came to the last rung have colours."""
+    """A panel for each strategy, a line for each configuration; those that came to the last rung have colours.
+
+    The worse half of the first rung is below the frame.
+    """
     climbs = content["climbs"]
     with figure(path, 4.6 * len(climbs) + 1.0, 4.0) as drawn:
         panels = drawn.subplots(1, len(climbs), squeeze=False, sharey=True)[0]
@@ -22,7 +26,10 @@ def draw_search(content: Mapping[str, Any], path: Path) -> None:
             _draw_climb(axes, climb)
             _budget_axis(axes, content)
             axes.set_title(climb["strategy"], fontsize=9)
+        low, high = _frame(content)
+        panels[0].set_ylim(low, high)
         panels[0].set_ylabel(f"{content['task']['metric']}, {content['search']['value']}")
+        drawn.supxlabel("grey: not on the last rung; the worse half of the first rung is out of the frame", fontsize=7)
 
 
 def _draw_climb(axes: Any, climb: Mapping[str, Any]) -> None:
@@ -42,6 +49,23 @@ def _draw_climb(axes: Any, climb: Mapping[str, Any]) -> None:
         )
         coloured += 1
     axes.legend(loc="lower right", fontsize=6)
+
+
+def _frame(content: Mapping[str, Any]) -> tuple[float, float]:
+    """What the axis shows: all from the best down to the middle of the lowest rung, for the worst ones would press the rest flat."""
+    sign = 1.0 if content["task"]["maximize"] else -1.0
+    rungs = [rung for climb in content["climbs"] for rung in climb["rungs"]]
+    there = [sign * f for rung in rungs for f in rung["figures"].values() if f is not None]
+    lowest = [
+        sign * f
+        for rung in rungs
+        for f in rung["figures"].values()
+        if f is not None and rung["budget"] == content["budgets"][0]
+    ]
+    best, middle = max(there), statistics.median(lowest)
+    margin = 0.05 * (best - middle) or 0.01
+    low, high = sorted((sign * (middle - margin), sign * (best + margin)))
+    return low, high
 
 
 def _budget_axis(axes: Any, content: Mapping[str, Any]) -> None:
