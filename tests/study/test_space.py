@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -33,6 +34,11 @@ def test_those_of_the_package(name):
     assert search.title
     assert search.name == name
     assert len(search.configurations) == 30
+
+
+def test_that_of_the_examples():
+    search = read_search(str(Path(__file__).parents[2] / "examples" / "search_fashion_mnist.toml"))
+    assert (search.name, len(search.configurations)) == ("search_fashion_mnist", 30)
 
 
 def test_a_grid_multiplies_and_lists_and_draws_stand_beside():

@@ -253,13 +253,14 @@ class Climb:
 
     def content(self) -> dict[str, Any]:
         """The climb, once it is over, as it stands in the search's file."""
-        best = self._left[0]
+        best, root = self._left[0], self._options.root
+        where = "" if root is None else f" --data {shlex.quote(root)}"
         return {
             "strategy": self.strategy,
             "rungs": [asdict(rung) for rung in self.rungs],
             "winner": best.label,
             "figure": self.rungs[-1].figures[best.label],
-            "command": self.ladder.command(self.strategy, best),
+            "command": self.ladder.command(self.strategy, best) + where,
             "spent": self.ladder.cost(list(self._trained)),
         }
 
