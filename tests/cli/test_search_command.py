@@ -52,7 +52,7 @@ def test_who_went_on_is_printed_and_written(tmp_path, toml, capsys):
     out, err = run("search", toml, "--jobs", "0", capsys=capsys)
     assert "small, fitted, rung 1 of 3: 6 at 22 steps: 6 of 6 runs" in err
     assert "small, fitted, rung 3 of 3: 1 at 20ep: 1 of 1 runs" in err
-    assert re.search(r"lr 0\.\d+ +\d\.\d{4} ↑ +\d\.\d{4} ↑ +\d\.\d{4} ★", out)
+    assert re.search(r"lr 0\.\d+ +↑ \d\.\d{4} +↑ \d\.\d{4} +★ \d\.\d{4}", out)
     assert "spent: 466 updates, 2.3 full runs, 39% of training all 6 fully" in out
     written = tmp_path / "runs" / "searches" / "small"
     assert {path.name for path in written.iterdir()} == {

@@ -148,8 +148,8 @@ class SearchReport:
         if (figure := rung["figures"][label]) is None:
             return _FAILED
         last = number == len(climb["rungs"]) - 1
-        mark = (_WON if last else _ON) if label in rung["promoted"] else " "
-        return f"{figure:.4f} {mark}"
+        mark = (_WON if last else _ON) if label in rung["promoted"] else ""
+        return f"{mark} {figure:.4f}".strip()
 
     def _sentences(self, climb: Mapping[str, Any], code: str = "") -> Iterator[str]:
         """Who won, how it is trained, and what finding it took."""
@@ -222,7 +222,7 @@ def _drawn(table: Sequence[Sequence[str]]) -> RichTable:
     first, *others = table[0]
     drawn = RichTable(Column(first), *(Column(name, justify="right") for name in others), box=SIMPLE_HEAD)
     for row in table[1:]:
-        style = "bold green" if any(cell.endswith(_WON) for cell in row) else ""
+        style = "bold green" if any(cell.startswith(_WON) for cell in row) else ""
         drawn.add_row(*(Text(cell, style=style) for cell in row))
     return drawn
 

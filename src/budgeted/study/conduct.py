@@ -306,7 +306,8 @@ class _Director:
     def _count(self) -> None:
         standing, jobs = self.standing, list(self._jobs.values())
         standing.running = [job.specs for job in jobs]
-        standing.elsewhere = sum(len(job.specs) for job in self._waiting if job.not_before)
+        later = {spec.name for job in self._waiting if job.not_before for spec in job.specs}
+        standing.elsewhere = len(later - self._parked)
         standing.updates_left = sum(
             standing.weights[spec.name] for job in (*jobs, *self._waiting) for spec in job.specs
         )
