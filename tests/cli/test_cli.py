@@ -603,3 +603,44 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
         command, shell=True, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == ("{", "")
+
+
+# Probes, and schedules refined from another run
+
+
+def test_probes_and_what_they_found_are_in_the_rows(budgeted):
+    result = train(budgeted, "--probes", "3", "--probe-share", "0.9")
+    rows = [json.loads(line) for line in Path(result["run_dir"], "rows.jsonl").read_text().splitlines()]
+    assert [row["progress"] for row in rows if "full_gradient" in row] == pytest.approx([0.0, 0.5, 1.0], abs=0.1)
+    assert "the full gradient's norm" in result["diagnosis"][0]
+
+
+def test_the_diagnosis_is_part_of_the_summary(budgeted):
+    _, out, _ = budgeted("train", TINY, *FAST, "--schedule", "const")
+    assert "diagnosis   The rate reached 1 of its base" in out
+    assert "give it a schedule that ends low, such as linear" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--probe-share", "0.1"), "--probe-share goes with --probes"),
+        (("--free-probes",), "--free-probes goes with --probes"),
+        (("--probes", "3", "--probe-share", "2"), "--probe-share is a share above 0 and up to 1, and is 2"),
+        (("--probes", "1"), "Invalid value for '--probes'"),
+        (("--schedule", "refined:nowhere"), "there is no run folder at 'nowhere'"),
+        (("--schedule", "refined(liner)"), "did you mean 'linear'?"),
+        (("--schedule", "refined(linear)"), "train that one first"),
+    ],
+)
+def test_probes_and_refined_schedules_that_cannot_be_had(budgeted, arguments, sentence):
+    assert sentence in error(budgeted("train", TINY, *FAST, *arguments))
+
+
+def test_a_schedule_is_refined_from_a_run_by_its_folder_or_by_its_options(budgeted):
+    first = train(budgeted, "--budget", "10ep")
+    named = train(budgeted, "--budget", "10ep", "--schedule", f"refined:{first['run_dir']}")
+    found = train(budgeted, "--budget", "10ep", "--schedule", "refined(linear)")
+    assert named["schedule"] == found["schedule"]
+    code, out, _ = budgeted("schedule", f"refined:{first['run_dir']}", "--at", "1")
+    assert (code, "0" in out) == (0, True)

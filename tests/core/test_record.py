@@ -596,7 +596,7 @@ def test_one_thousand_damaged_folders_are_read_or_a_sentence(tmp_path, part):
         except RunFolderError as error:
             sentences.append(str(error))
         else:
-            assert all(type(value) in (str, int, bool, type(None)) for value in asdict(spec).values())
+            assert all(type(value) in (str, int, float, bool, type(None)) for value in asdict(spec).values())
             assert isinstance(budget, str)
             assert isinstance(result, dict)
             assert all(isinstance(row, dict) for row in rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -273,3 +274,12 @@ def test_what_is_not_to_be_had_is_said_before_anything_is_trained(tmp_path, task
     with pytest.raises(StudyError, match=why):
         exhaust(conduct(wanted, InProcess(), Options(str(tmp_path))))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_refined_row_waits_for_the_run_that_it_is_refined_from(tmp_path):
+    """Even where that run is in no row of the study: it is trained first, and is not in the table."""
+    study = Study("s", (Row("refined(linear)", "refined"),), ("10ep",), (0,), (TINY,), precision="float32")
+    standings = list(conduct(study, InProcess(), Options(str(tmp_path))))
+    assert (standings[-1].finished, standings[-1].total) == (2, 2)
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")]
+    assert sorted(r["schedule"].partition("(")[0] for r in results) == ["linear", "points"]

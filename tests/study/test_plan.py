@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from budgeted.core.errors import StudyError
+from budgeted.core.spec import schedule as read_schedule
 from budgeted.study.plan import Facts, Row, Study, resolved
 
 FACTS = {"t": Facts("200ep", 352, "accuracy", True), "w": Facts("90000 steps", 100, "ap", True, "500 steps")}
@@ -127,3 +128,50 @@ def test_a_budget_below_one_update_is_refused():
 def test_a_subset_as_large_as_the_budget_needs_a_share():
     with pytest.raises(StudyError, match="needs budgets in shares of the full one"):
         study(Row("linear", subset="budget"), budgets=("3ep",)).cells(FACTS)
+
+
+# Ranks, probes, refined rows
+
+
+def test_ranks_are_of_a_schedule_that_there_is_and_want_two_budgets():
+    rows = (Row("linear", model="a"), Row("const", model="a"))
+    with pytest.raises(
+        StudyError, match="ranks is the schedule 'cosine', which no row has; it is one of linear, const"
+    ):
+        Study("s", rows, ("1%", "100%"), ranks="cosine")
+    with pytest.raises(StudyError, match="give two budgets or more"):
+        Study("s", rows, ("100%",), ranks="linear")
+
+
+def test_at_the_last_budget_only_the_ranks_are_made():
+    study = Study("s", (Row("linear"), Row("const")), ("1ep", "2ep"), (0,), ("t",), ranks="linear")
+    cells = study.cells({"t": Facts("2ep", 10, "accuracy", True)})
+    assert [(c.row, c.budget) for c in cells] == [("linear", "1ep"), ("linear", "2ep"), ("const", "1ep")]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"probes": 1}, "probes is how often the full gradient is measured, from 2, and is 1"),
+        ({"probes": 3, "probe_share": 0.0}, "a share of the training data above 0 and up to 1"),
+        ({"probe_share": 0.5}, "there are no probes; give probes too"),
+    ],
+)
+def test_probes_that_cannot_be(options, sentence):
+    with pytest.raises(StudyError, match=sentence):
+        Study("s", (Row("linear"),), ("1ep",), **options)
+
+
+def test_a_refined_row_is_over_the_same_budget():
+    study = Study("s", (Row("refined(step-d2 over full)", "r"),), ("1ep",), (0,), ("t",))
+    (cell,) = study.cells({"t": Facts("2ep", 10, "accuracy", True)})
+    assert cell.spec.schedule == f"refined({read_schedule('step-d2')} over 2ep)"
+    with pytest.raises(StudyError, match="has a warm-up of 5 steps, which a refined schedule replaces"):
+        study.cells({"t": Facts("2ep", 10, "accuracy", True, "5 steps")})
+
+
+def test_a_row_is_added_once():
+    study = Study("s", (Row("linear"),), ("1ep",))
+    more = study.with_row(Row("refined(linear)", "refined"))
+    assert [row.label for row in more.rows] == ["linear", "refined"]
+    assert more.with_row(Row("refined(linear)", "refined")) == more

@@ -120,7 +120,7 @@ def _table(manifest: Manifest, task: str, runs: pd.DataFrame) -> Table:
     study, facts = manifest.content["study"], manifest.content["tasks"][task]
     value, maximize = study["value"], facts["maximize"]
     rows, there = _in_order(runs["row"]), _in_order(runs["budget"])
-    columns = sorted(there, key=_size)
+    columns = sorted(there, key=budget_size)
     if value == "best_progress":
         columns = [*columns, ALL]
     paper = _paper_figures(study, task)
@@ -159,7 +159,8 @@ def _beats(one: float, other: float, maximize: bool) -> bool:
     return one > other if maximize else one < other
 
 
-def _size(budget: str) -> tuple[str, float]:
+def budget_size(budget: str) -> tuple[str, float]:
+    """What budgets are sorted by: the unit, then the amount."""
     limit = Budget.parse(budget).limits[0]
     return (limit.unit, limit.amount) if isinstance(limit, Amount) else (str(limit), 0.0)
 

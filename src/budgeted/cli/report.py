@@ -36,7 +36,7 @@ def report(path: Path, out: Path | None, formats: str | None) -> None:
     """
     from ..core.manifest import FOLDER, Manifest
 
-    chosen = _chosen(formats)
+    chosen = chosen_formats(formats)
     if (path / "study.json").exists():
         found = [Manifest.read(path)]
     elif not path.is_dir():
@@ -52,16 +52,21 @@ def report(path: Path, out: Path | None, formats: str | None) -> None:
     report_on(found, out, chosen)
 
 
-def _chosen(formats: str | None) -> Sequence[str]:
+def chosen_formats(formats: str | None, known: Sequence[str] = _FORMATS) -> Sequence[str]:
+    """The formats that a list names; all of them without one.
+
+    Raises:
+        BudgetedError: for one that is not known.
+    """
     if formats is None:
-        return _FORMATS
+        return known
     chosen = (
         [] if formats == "none" else [part.strip().removeprefix(".") for part in formats.split(",") if part.strip()]
     )
     for each in chosen:
-        if each not in _FORMATS:
+        if each not in known:
             raise BudgetedError(
-                f"--formats '{each}' is unknown{nearest(each, _FORMATS) or ';'} they are {', '.join(_FORMATS)}"
+                f"--formats '{each}' is unknown{nearest(each, known) or ';'} they are {', '.join(known)}"
             )
     return chosen
 
@@ -79,11 +84,11 @@ def report_on(found: Sequence[Manifest], out: Path | None, formats: Sequence[str
         made.print(console)
         written = made.write(out or manifest.path, formats)
         if written:
-            place = shortened(written[0].parent)
+            place = short(written[0].parent)
             click.echo(f"\n{place}: {', '.join(file.name for file in written)}")
 
 
-def shortened(path: Path) -> Path:
+def short(path: Path) -> Path:
     """From the folder that the user stands in, where it is below it."""
     with contextlib.suppress(ValueError):
         return path.resolve().relative_to(Path.cwd())

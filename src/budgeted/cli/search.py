@@ -160,10 +160,10 @@ def _report_on(content: Mapping[str, Any], folder: Path) -> None:
     from rich.console import Console
 
     from ..report.search import SearchReport
-    from .report import shortened
+    from .report import short
 
     width = None if Console().is_terminal else max(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
     report = SearchReport(content)
     report.print(Console(width=width))
     written = [folder / "search.json", *report.write(folder)]
-    click.echo(f"\n{shortened(folder)}: {', '.join(file.name for file in written)}")
+    click.echo(f"\n{short(folder)}: {', '.join(file.name for file in written)}")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option(
     "--row", "rows", multiple=True, help="One of its rows, by its label, instead of all; several times for several."
 )
+@click.option("--refined", is_flag=True, help="A row more: the schedule that the linear row's gradient norms ask for.")
 @click.option("--precision", help="As of budgeted train.  [default: the study's]")
 @click.option("--name", "called", help="What the study's folder is called.  [default: NAME-TASK]")
 @options.out
@@ -49,6 +50,7 @@ def study(
     budgets: str | None,
     seeds: str | None,
     rows: tuple[str, ...],
+    refined: bool,
     precision: str | None,
     called: str | None,
     out: Path,
@@ -78,6 +80,7 @@ def study(
     budgeted study table2 --task fashion-mnist --budgets 1%,5%,10% --jobs 2
     budgeted study mine.toml
     """
+    from ..study.plan import Row
     from ..study.read import built_in, read_study
 
     if name is None:
@@ -91,6 +94,8 @@ def study(
         tasks=tasks, budgets=_list(budgets), seeds=read_seeds(seeds), rows=rows, **changed
     )
     wanted = wanted.narrowed(name=_called(called or wanted.name, () if called else wanted.tasks))
+    if refined:
+        wanted = wanted.with_row(Row("refined(linear)", "refined"))
     trackers = [t for t, given in (("tensorboard", tensorboard), ("mlflow", mlflow), ("wandb", wandb)) if given]
     if trackers:
         from ..integrations.trackers import require

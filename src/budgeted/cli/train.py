@@ -17,6 +17,7 @@ from ..core.budget import Amount, Budget
 from ..core.clock import process_age
 from ..core.errors import BudgetedError, Interrupted
 from ..core.record import RunFolder, Spec, finite
+from ..core.refine import inner, is_refined
 from ..core.replay import copy_trace, replayed
 from ..core.spec import schedule as read_schedule
 from ..core.text import parse_duration
@@ -49,6 +50,13 @@ from . import options
     type=click.IntRange(1),
     help="How often to evaluate.  [default: each epoch; 10 under a time budget]",
 )
+@click.option(
+    "--probes",
+    type=click.IntRange(2),
+    help="Measure the full gradient's norm so often, from the first update to the last.  [default: never]",
+)
+@click.option("--probe-share", type=float, help="With --probes: on a random share of the training data, such as 0.1.")
+@click.option("--free-probes", is_flag=True, help="With --probes: a budget in time does not pay for them.")
 @click.option("--no-curve", is_flag=True, help="Do not draw curve.png: matplotlib's start is charged to the budget.")
 @click.option(
     "--average",
@@ -96,6 +104,9 @@ def train(
     deterministic: bool,
     no_refresh: bool,
     evaluations: int | None,
+    probes: int | None,
+    probe_share: float | None,
+    free_probes: bool,
     no_curve: bool,
     average: str | None,
     save_every: str,
@@ -134,9 +145,11 @@ def train(
         budget = Budget.parse("30s" if budget_text is None else budget_text)
         plan = _plan(schedule, warmup)
         _require_positive(lr, subset)
+        _require_probes(probes, probe_share, free_probes)
         spec = Spec(
             task, str(budget), plan, seed, deterministic, precision, not no_refresh, evaluations, average,
-            model=model, optimizer=optimizer, lr=lr, subset=subset,
+            model=model, optimizer=optimizer, lr=lr, subset=subset, probes=probes, probe_share=probe_share,
+            probes_charged=False if free_probes else None,
         )  # fmt: skip
     # From here on PyTorch is imported: what can be wrong in a line of text was found before.
     from ..tasks import registry
@@ -182,6 +195,8 @@ def train(
 
 def _plan(schedule: str, warmup: str | None) -> str:
     """The schedule's own text, with its warm-up."""
+    if warmup is None and is_refined(schedule):
+        return f"refined({read_schedule(inner(schedule))})"
     return str(read_schedule(schedule if warmup is None else f"warmup({warmup}, {schedule})"))
 
 
@@ -193,7 +208,7 @@ def _on_command_line(name: str) -> bool:
 # Options that would make it another run.
 _DEFINITION = (
     "task", "schedule", "warmup", "seed", "precision", "deterministic", "no_refresh", "evaluations", "average",
-    "model", "optimizer", "lr", "subset",
+    "model", "optimizer", "lr", "subset", "probes", "probe_share", "free_probes",
 )  # fmt: skip
 
 
@@ -210,6 +225,13 @@ def _require_positive(lr: float | None, subset: float | None) -> None:
         raise BudgetedError(f"--lr is a positive number, and is {lr}")
     if subset is not None and not 0 < subset <= 1:
         raise BudgetedError(f"--subset is a share above 0 and up to 1, and is {subset}")
+
+
+def _require_probes(probes: int | None, share: float | None, free: bool) -> None:
+    if share is not None and not 0 < share <= 1:
+        raise BudgetedError(f"--probe-share is a share above 0 and up to 1, and is {share}")
+    if probes is None and (share is not None or free):
+        raise BudgetedError(f"{'--free-probes' if free else '--probe-share'} goes with --probes: how often to measure")
 
 
 def _seconds(option: str, text: str) -> float:

@@ -352,6 +352,22 @@ class Ledger:
             activity.add(seconds, self._training_seconds() - seconds, more)
             self._doubt(activity)
 
+    @contextmanager
+    def uncharged(self) -> Iterator[None]:
+        """Count no second and no joule of what happens inside; only a deadline comes nearer."""
+        began, joules = self._clock(), self._meter() if self._meter else 0.0
+        measuring, self._measuring = self._measuring, True
+        try:
+            yield
+        finally:
+            self._measuring = measuring
+            seconds = self._clock() - began
+            self._last += seconds
+            self._origin += seconds
+            if self._meter:
+                self._meter_origin += self._meter() - joules
+            self._plan()
+
     def expect(self, name: str, seconds: float, more: int = 1) -> None:
         """Keep an estimate in reserve for an activity that was not measured here: not yet, or not on this thread."""
         activity = self.activities.setdefault(name, Activity())

@@ -45,13 +45,23 @@ ROW = (
     "factor",
     "lr",
     "loss",
+    "gradient",
     "spent",
     "left",
 )  # beside a task's own figures
+# What probes find, in the rows of the updates that they were made after.
+PROBED = (
+    "full_gradient",
+    "full_gradient_error",
+    "equivalent_rate",
+    "equivalent_rate_low",
+    "equivalent_rate_high",
+    "applied_rate",
+)
 
 
 Keep = Literal["all", "best", "figures"]  # of what a run writes: all; no checkpoint after the end; nor any weights
-_LATER = ("average", "replay", "model", "optimizer", "lr", "subset")
+_LATER = ("average", "replay", "model", "optimizer", "lr", "subset", "probes", "probe_share", "probes_charged")
 
 
 @final
@@ -73,6 +83,11 @@ class Spec:
     optimizer: str | None = None
     lr: float | None = None  # the base rate
     subset: float | None = None  # the share of the training data that is drawn once, before training
+    probes: int | None = (
+        None  # how often the full gradient is measured, at even intervals of progress, both ends included
+    )
+    probe_share: float | None = None  # of the training data that it is measured on; None for all of it
+    probes_charged: bool | None = None  # whether the budget pays for them; None for yes
 
     @property
     def key(self) -> str:

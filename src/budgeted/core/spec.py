@@ -2,7 +2,7 @@
 
 linear    poly(0.8)    exp.97    step-d2    step(2/3, 8/9)    sgdr-r1    exp.97 over 200ep
 warmup(500 steps, cosine(eta=0.1))    join(const, 0.8, linear)    cooldown(const, 0.3, linear)
-with(linear, weight_decay=cosine)
+with(linear, weight_decay=cosine)    refined:runs/digits-0123456789
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .budget import Budget
@@ -104,6 +105,15 @@ def _from_plain(value: Any) -> Argument:
 
 
 def _parse(text: str, where: str) -> Schedule | Plateau:
+    if text.startswith("refined:"):
+        from .refine import of_run  # which reads run folders, as nothing else here does
+
+        return of_run(Path(text.removeprefix("refined:").strip()))
+    if text.startswith("refined("):
+        raise ScheduleError(
+            f"{where} is refined from another run's gradient norms, so it is known where runs are: in `budgeted train` and "
+            "`budgeted study`; elsewhere name the run, as in refined:runs/NAME"
+        )
     if over := re.fullmatch(r"(.*\S)\s+over\s+([^()]+)", text, re.IGNORECASE | re.DOTALL):
         return _over(_parse(over[1], where), over[2], where)
     return _build(*read_call(text, where), where)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..core.record import ROW, RunFolder
+from ..core.record import PROBED, ROW, RunFolder
 from .style import COLOURS, figure
 
 
@@ -41,4 +41,4 @@ def draw_curve(folder: RunFolder) -> None:
 
 def _metric(rows: list[dict[str, Any]]) -> str | None:
     """The figure that evaluations log first: the task's metric."""
-    return next((key for row in rows for key in row if key not in ROW and row[key] is not None), None)
+    return next((key for row in rows for key in row if key not in {*ROW, *PROBED} and row[key] is not None), None)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..analysis import results, statistics
+from ..analysis import gradients, results, statistics
+from ..analysis.ranking import Ranking, rankings
 from ..analysis.tables import Table, tables_of
+from ..core.errors import StudyError
 from ..core.manifest import Manifest
 from ..core.record import atomic_write, explained
 from ..core.text import file_name
 from . import tables as form
+from .ranking import markdown as ranking_markdown
+from .ranking import print_ranking, write_rankings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,15 +42,25 @@ class Report:
         self.runs: pd.DataFrame = results.runs_of(manifest)
         self.tables: list[Table] = tables_of(manifest, self.runs)
         self.ranks = None
-        if self.study["value"] != "best_progress":
+        if self.study["value"] != "best_progress" and not self.study.get("ranks"):
             maximize = {table.task: table.maximize for table in self.tables}
             self.ranks = statistics.ranks(self.runs, self.study["value"], maximize)
+        self.probes = gradients.probes_of(self.runs)
+        self.rankings = self._rankings()
         self.remarks = list(self._remarks())
+
+    def _rankings(self) -> list[Ranking]:
+        """Where the study is one of ranks, what they come to; nothing while too little of it is finished."""
+        if self.study.get("ranks"):
+            with contextlib.suppress(StudyError):
+                return rankings(self.manifest, self.runs)
+        return []
 
     def _remarks(self) -> Iterator[str]:
         """What may be concluded, and what may not."""
         yield from statistics.cautions(self.runs)
-        if self.study["value"] == "best_progress":
+        yield from self._correlations()
+        if self.study["value"] == "best_progress" or self.study.get("ranks"):  # whose rows are not to be compared
             return
         for table in self.tables:
             of_task = self.runs[self.runs["task"] == table.task]
@@ -62,6 +77,19 @@ class Report:
                 + "."
             )
 
+    def _correlations(self) -> Iterator[str]:
+        """How closely the full gradient's norm followed the rate."""
+        for task, probes in self.probes.groupby("task", sort=False):
+            cells = [
+                f"{c.row} at {c.budget} {_coefficient(c.pearson)} / {_coefficient(c.spearman)} (to {c.fell_to:.2g})"
+                for c in gradients.correlations(probes).itertuples()
+            ]
+            if cells:
+                yield (
+                    f"{task}: correlation of the full gradient's norm with the rate after the first update, Pearson / Spearman, and "
+                    f"what the norm came to at the end, as a share: {'; '.join(cells)}."
+                )
+
     def print(self, console: Console) -> None:
         """The tables and what may be concluded, as wide as the terminal."""
         title = self.study["title"] or self.study["name"]
@@ -70,6 +98,8 @@ class Report:
             console.print(f"\n{table.task}", markup=False, highlight=False)
             console.print(form.terminal(table, console.width))
             console.print(form.legend(table), style="dim", markup=False, highlight=False)
+        for ranking in self.rankings:
+            print_ranking(ranking, console)
         for remark in self.remarks:
             console.print(f"- {remark}", markup=False, highlight=False)
         if saving := self._saving():
@@ -122,6 +152,8 @@ class Report:
         if "csv" in formats:
             put("table.csv", form.table_csv(self.tables))
             put("runs.csv", form.runs_csv(self.runs))
+        if self.rankings:
+            written += write_rankings(self.rankings, out, formats)
         for ending in ("png", "svg"):
             if ending in formats:
                 for name, draw in self._figures():
@@ -134,6 +166,8 @@ class Report:
         """The whole report as Markdown."""
         parts = [f"# {self.study['title'] or self.study['name']}\n"]
         parts += [form.markdown(table) for table in self.tables]
+        if self.rankings:
+            parts.append(ranking_markdown(self.rankings))
         if self.remarks:
             parts.append("".join(f"- {remark}\n" for remark in self.remarks))
         if saving := self._saving():
@@ -144,6 +178,7 @@ class Report:
 
     def _figures(self) -> Iterator[tuple[str, Callable[[Path], None]]]:
         """The figures that the study wants, by their files' names."""
+        from . import gradient_figures
         from . import study_figures as figures
 
         several = len(self.tables) > 1
@@ -158,8 +193,17 @@ class Report:
                     f"curves{ending}",
                     partial(figures.draw_curves, done, table.metric),
                 )
+            probes = self.probes[self.probes["task"] == table.task]
+            if "norms" in wanted and not probes.empty:
+                yield f"norms{ending}", partial(gradient_figures.draw_norms, probes)
+                if probes["equivalent_rate"].notna().any():
+                    yield f"rates{ending}", partial(gradient_figures.draw_rates, probes)
         if "schedules" in wanted and "rows" in self.study:
             rows = {row["label"]: row["schedule"].replace(" over full", "") for row in self.study["rows"]}
             yield "schedules", partial(figures.draw_study_schedules, list(rows.items()), self.study["budgets"])
         if self.ranks is not None and self.ranks.pairwise is not None:
             yield "ranks", partial(figures.draw_ranks, self.ranks, list(dict.fromkeys(self.runs["row"])))
+
+
+def _coefficient(value: float) -> str:
+    return "none" if value != value else f"{value:.2f}"

@@ -14,6 +14,7 @@ from ..analysis.results import curve
 from ..analysis.statistics import ALPHA, Ranks
 from ..analysis.tables import Table, frontier, normalised
 from ..core.budget import Amount, Budget
+from ..core.refine import is_refined
 from ..core.schedule import Schedule
 from ..core.spec import schedule as read_schedule
 from .schedules import draw_schedules
@@ -120,7 +121,8 @@ def draw_study_schedules(schedules: Sequence[tuple[str, str]], budgets: Sequence
 
     Where budgets are shares of the full one, the linear schedule at each of them stands beside (the paper's figure 2).
     """
-    found = [(label, read_schedule(text)) for label, text in schedules]
+    # What is refined from other runs is another schedule in each.
+    found = [(label, read_schedule(text)) for label, text in schedules if not is_refined(text)]
     limits = [(budget, Budget.parse(budget).limits[0]) for budget in budgets]
     shares = [(name, limit.amount / 100) for name, limit in limits if isinstance(limit, Amount) and limit.unit == "%"]
     drawn = [(label, s) for label, s in found if isinstance(s, Schedule)]

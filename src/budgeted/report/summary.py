@@ -23,6 +23,8 @@ def print_summary(result: dict[str, Any]) -> None:
         lines["left out"] = f"{', '.join(left_out)}, to spare the budget"
     if result["within_warmup"]:
         lines["note"] = "the budget ended within the warm-up"
+    for number, sentence in enumerate(result.get("diagnosis", ())):
+        lines["diagnosis" if not number else " " * number] = sentence
     lines["run folder"] = result["run_dir"]
     width = max(map(len, lines))
     for name, line in lines.items():

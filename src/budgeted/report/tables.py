@@ -129,14 +129,14 @@ def latex(table: Table) -> str:
         r"% \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_tex(table.title)}. {_tex(table.task)}. {_tex(_latex_legend(table))}}}",
+        rf"\caption{{{escaped(table.title)}. {escaped(table.task)}. {escaped(_latex_legend(table))}}}",
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
-        " & ".join(["Budget", *map(_tex, table.columns)]) + r" \\",
+        " & ".join(["Budget", *map(escaped, table.columns)]) + r" \\",
         r"\midrule",
     ]
     for row in table.rows:
-        cells = [_tex(row)]
+        cells = [escaped(row)]
         for column in table.columns:
             cell = table.cell(row, column)
             if not cell.values:
@@ -164,7 +164,8 @@ def _latex_legend(table: Table) -> str:
     return legend(table).replace("¹ ² ³ are", "bold, underlined and in italics are")
 
 
-def _tex(text: str) -> str:
+def escaped(text: str) -> str:
+    """The text for LaTeX."""
     special = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
                "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--"}  # fmt: skip
     return "".join(special.get(character, character) for character in text)

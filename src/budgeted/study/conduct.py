@@ -14,6 +14,7 @@ from ..core.budget import Terms
 from ..core.errors import BudgetedError, Interrupted, StudyError
 from ..core.manifest import Manifest
 from ..core.record import RunFolder, Spec
+from ..core.refine import source
 from ..core.signals import Signals
 from . import sharing
 from .engine import Ended, Engine
@@ -172,7 +173,8 @@ def forecast(study: Study, engine: Engine, options: Options, *, share: bool) -> 
     """
     facts = find_facts(study, engine, options)
     terms = {task: found.terms for task, found in facts.items()}
-    specs = list({cell.spec: None for cell in study.cells(facts)})
+    specs = list(dict.fromkeys(cell.spec for cell in study.cells(facts)))
+    specs = list(dict.fromkeys([*specs, *(other for spec in specs if (other := source(spec)) is not None)]))
     missing = [spec for spec in specs if RunFolder.finished(Path(options.out), spec) is None]
     updates = sum(sharing.length(spec, terms[spec.task]) or 0 for spec in missing)
     saved = sharing.saved(missing, terms) if share else 0
@@ -194,7 +196,8 @@ class _Director:
     ) -> None:
         self._engine, self._options = engine, options
         self._terms: dict[str, Terms] = {task: found.terms for task, found in facts.items()}
-        wanted = {spec.name: spec for spec in specs}
+        sources = [other for spec in specs if (other := source(spec)) is not None]  # which the others wait for
+        wanted = {spec.name: spec for spec in (*specs, *sources)}
         parked = {spec.name: spec for spec in beside if spec.name not in wanted}
         self._specs, self._parked = wanted | parked, frozenset(parked)
         weights = {name: float(sharing.length(s, self._terms[s.task]) or 1) for name, s in wanted.items()}
@@ -243,7 +246,7 @@ class _Director:
     def step(self) -> None:
         """Keep every slot busy, and take what ended."""
         now = time.monotonic()
-        ready = [job for job in self._waiting if job.not_before <= now]
+        ready = [job for job in self._waiting if job.not_before <= now and not self._waits(job)]
         for job in itertools.islice(ready, max(0, self._engine.slots - len(self._jobs))):
             self._waiting.remove(job)
             self._jobs[self._engine.submit(train, job.specs, self._options, self._parked)] = job
@@ -253,6 +256,11 @@ class _Director:
         for ended in self._engine.wait(_LOOK):
             self._take(ended)
         self._count()
+
+    def _waits(self, job: _Job) -> bool:
+        """Whether a run's schedule is refined from one that is still to be trained."""
+        to_come = {spec.name for other in (*self._waiting, *self._jobs.values()) for spec in other.specs}
+        return any(other.name in to_come for spec in job.specs if (other := source(spec)) is not None)
 
     def stop(self) -> None:
         """Ask those under way to stop, and wait for them."""

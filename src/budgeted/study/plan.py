@@ -10,11 +10,12 @@ from typing import Any, final
 from ..core.budget import Amount, Budget, Limit, Terms
 from ..core.errors import BudgetedError, StudyError
 from ..core.record import Spec
+from ..core.refine import inner, is_refined
 from ..core.spec import schedule as read_schedule
 from ..core.text import exact, format_number, nearest
 
 VALUES = ("best", "final", "best_progress")
-FIGURES = ("schedules", "budgets", "curves")
+FIGURES = ("schedules", "budgets", "curves", "norms")
 
 
 @final
@@ -76,7 +77,8 @@ class Study:
             last one; `best_progress`, where in the run the best one was.
         figures: which are drawn, beside the ranks.
         paper: the table of the paper whose figures are shown beside.
-        precision, deterministic, refresh, evaluations: of every run, as in `budgeted train`.
+        ranks: the schedule whose ranking of the configurations at the largest budget is to be predicted, or None.
+        precision, deterministic, refresh, evaluations, probes, probe_share: of every run, as in `budgeted train`.
 
     Raises:
         StudyError: for an empty grid, or what stands in it twice.
@@ -91,10 +93,13 @@ class Study:
     value: str = "best"
     figures: tuple[str, ...] = ("budgets",)
     paper: str | None = None
+    ranks: str | None = None
     precision: str = "float32-channels-last"
     deterministic: bool = True
     refresh: bool = False
     evaluations: int | None = None
+    probes: int | None = None
+    probe_share: float | None = None
 
     def __post_init__(self) -> None:
         labels, seeds = [row.label for row in self.rows], [str(seed) for seed in self.seeds]
@@ -113,6 +118,9 @@ class Study:
             raise StudyError(f"study '{self.name}': a seed is a whole number from 0 to 2^32 - 1, and one is {strange}")
         for budget in self.budgets:
             _readable(f"study '{self.name}', budgets", Budget.parse, budget)
+        if self.ranks is not None:
+            self._require_ranks()
+        require_probes(f"study '{self.name}'", self.probes, self.probe_share)
         for row in self.rows:
             _readable(f"study '{self.name}', row '{row.label}'", _schedule, row.schedule, "1ep")
             if strange_column := next((b for b in row.budgets or () if b not in self.budgets), None):
@@ -120,6 +128,17 @@ class Study:
                     f"study '{self.name}', row '{row.label}': '{strange_column}' is none of the budgets, which are "
                     f"{', '.join(self.budgets)}"
                 )
+
+    def _require_ranks(self) -> None:
+        known = list(dict.fromkeys(row.schedule for row in self.rows))
+        if self.ranks not in known:
+            raise StudyError(
+                f"study '{self.name}': ranks is the schedule '{self.ranks}', which no row has; it is one of {', '.join(known)}"
+            )
+        if len(self.budgets) < 2:
+            raise StudyError(
+                f"study '{self.name}': ranks at the last budget are predicted from smaller ones; give two budgets or more"
+            )
 
     def narrowed(
         self,
@@ -160,6 +179,10 @@ class Study:
             **changed,
         )
 
+    def with_row(self, row: Row) -> Study:
+        """The same study with a row more, if it does not have it."""
+        return self if row in self.rows else replace(self, rows=(*self.rows, row))
+
     def cells(self, facts: Mapping[str, Facts]) -> list[Cell]:
         """Every run of the grid, task by task.
 
@@ -172,21 +195,31 @@ class Study:
         return [
             Cell(task, row.label, budget, seed, self._spec(task, row, budget, seed, facts[task]))
             for task, row, budget, seed in itertools.product(self.tasks, self.rows, self.budgets, self.seeds)
-            if row.budgets is None or budget in row.budgets
+            if self._stands(row, budget)
         ]
+
+    def _stands(self, row: Row, budget: str) -> bool:
+        """Whether a row is trained at a budget: at the last one, where ranks are predicted, only those that make the ranks."""
+        if self.ranks is not None and budget == self.budgets[-1] and row.schedule != self.ranks:
+            return False
+        return row.budgets is None or budget in row.budgets
 
     def _spec(self, task: str, row: Row, column: str, seed: int, facts: Facts) -> Spec:
         where = f"study '{self.name}', row '{row.label}', budget '{column}'"
         budget = _readable(where, resolved, column, facts.full_budget)
         _readable(where, Budget.caps, budget, facts.terms)  # there is at least one update
         schedule = _schedule(row.schedule, facts.full_budget)
+        if facts.warmup is not None and is_refined(schedule):
+            raise StudyError(
+                f"{where}: task '{task}' has a warm-up of {facts.warmup}, which a refined schedule replaces; leave the row out"
+            )
         if facts.warmup is not None and not schedule.startswith("warmup("):
             warm = f"{where}: task '{task}' has a warm-up of {facts.warmup}"
             schedule = str(_readable(warm, read_schedule, f"warmup({facts.warmup}, {schedule})"))
         subset = _share(column, where) if row.subset == "budget" else row.subset
         return Spec(
             task, str(budget), schedule, seed, self.deterministic, self.precision, self.refresh, self.evaluations,
-            row.average, None, row.model, row.optimizer, row.lr, subset,  # type: ignore[arg-type]
+            row.average, None, row.model, row.optimizer, row.lr, subset, self.probes, self.probe_share,  # type: ignore[arg-type]
         )  # fmt: skip
 
 
@@ -200,6 +233,7 @@ class Facts:
     metric: str
     maximize: bool
     warmup: str | None = None
+    chance: float | None = None
 
     @property
     def terms(self) -> Terms:
@@ -229,8 +263,26 @@ def resolved(budget: str, full: str) -> Budget:
     return Budget(tuple(dict.fromkeys(parts)))
 
 
+def require_probes(where: str, probes: int | None, share: float | None) -> None:
+    """Refuse what no run can be probed by.
+
+    Raises:
+        StudyError: with what is allowed.
+    """
+    if probes is not None and probes < 2:
+        raise StudyError(f"{where}: probes is how often the full gradient is measured, from 2, and is {probes}")
+    if share is not None and not 0 < share <= 1:
+        raise StudyError(f"{where}: probe_share is a share of the training data above 0 and up to 1, and is {share}")
+    if share is not None and probes is None:
+        raise StudyError(
+            f"{where}: probe_share is of the data that probes read, and there are no probes; give probes too"
+        )
+
+
 def _schedule(text: str, full: str) -> str:
     """The schedule's own text, with the full budget in place of its name."""
+    if is_refined(text):
+        return f"refined({_schedule(inner(text), full)})"
     stem, over, horizon = text.rpartition(" over ")
     if over and horizon.strip() == "full":
         text = f"{stem} over {full}"

@@ -5,6 +5,9 @@ tasks = ["digits"]                    # or task = "digits"
 budgets = ["5%", "25%", "100%"]
 seeds = 3                             # 0, 1, 2; or a list
 schedules = ["linear", "step-d2"]     # a row each; with optimizers, models or lrs, a row for each of their combinations
+models = ["random-resnet({0..11})"]   # a whole number in each of the places from 0 to 11
+ranks = "linear"                      # of the schedules this one alone is trained at the last budget, the others are to
+                                      # predict how it ranks the models, optimizers and rates there
 value = "best"
 figures = ["budgets"]
 precision = "float32"
@@ -17,6 +20,7 @@ schedule = "step-d2 over full"
 from __future__ import annotations
 
 import itertools
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib import resources
@@ -31,8 +35,8 @@ _AXES = {"schedules": "schedule", "models": "model", "optimizers": "optimizer", 
 # The kinds of what stands in a file: of one value, or of each in a list.
 _KINDS: dict[str, tuple[type, ...]] = {
     "title": (str,), "task": (str,), "tasks": (str,), "budgets": (str,), "seeds": (int,), "value": (str,),
-    "figures": (str,), "paper": (str,), "precision": (str,), "deterministic": (bool,), "refresh": (bool,),
-    "evaluations": (int,), "rows": (dict,), "schedules": (str,), "models": (str,), "optimizers": (str,), "lrs": (float, int),
+    "figures": (str,), "paper": (str,), "ranks": (str,), "precision": (str,), "deterministic": (bool,), "refresh": (bool,),
+    "evaluations": (int,), "probes": (int,), "probe_share": (float,), "rows": (dict,), "schedules": (str,), "models": (str,), "optimizers": (str,), "lrs": (float, int),
 }  # fmt: skip
 _LISTS = {"tasks", "budgets", "figures", "rows", *_AXES}
 _ROW_KINDS: dict[str, tuple[type, ...]] = {
@@ -92,7 +96,18 @@ def study_from(found: Mapping[str, Any], name: str) -> Study:
         raise StudyError(f"{where} has both task and tasks; keep one")
     given = {
         key: found[key]
-        for key in ("title", "value", "paper", "precision", "deterministic", "refresh", "evaluations")
+        for key in (
+            "title",
+            "value",
+            "paper",
+            "ranks",
+            "precision",
+            "deterministic",
+            "refresh",
+            "evaluations",
+            "probes",
+            "probe_share",
+        )
         if key in found
     }
     seeds = found.get("seeds", 3)
@@ -109,7 +124,7 @@ def study_from(found: Mapping[str, Any], name: str) -> Study:
 
 
 def _rows(found: Mapping[str, Any], where: str) -> Iterator[Row]:
-    axes = {axis: found[axis] for axis in _AXES if axis in found}
+    axes = {axis: list(_expanded(found[axis])) for axis in _AXES if axis in found}
     if axes and "schedules" not in axes:
         raise StudyError(f"{where} has {next(iter(axes))} and no schedules; name those too")
     if axes:
@@ -126,6 +141,17 @@ def _rows(found: Mapping[str, Any], where: str) -> Iterator[Row]:
         numbers = {key: float(row[key]) for key in ("lr", "subset") if isinstance(row.get(key), int | float)}
         budgets = {"budgets": tuple(row["budgets"])} if "budgets" in row else {}
         yield Row(**{**row, **numbers, **budgets})
+
+
+def _expanded(values: list[Any]) -> Iterator[Any]:
+    """The values, those with a range such as {0..11} once for each whole number in it."""
+    for value in values:
+        span = re.search(r"\{(\d+)\.\.(\d+)\}", value) if isinstance(value, str) else None
+        if span is None:
+            yield value
+        else:
+            for number in range(int(span[1]), int(span[2]) + 1):
+                yield f"{value[: span.start()]}{number}{value[span.end() :]}"
 
 
 def require_kinds(found: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], lists: set[str], where: str) -> None:

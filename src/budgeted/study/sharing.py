@@ -9,6 +9,7 @@ from ..core.budget import Budget, Terms
 from ..core.drive import factors
 from ..core.errors import BudgetedError
 from ..core.record import Spec
+from ..core.refine import is_refined
 from ..core.schedule import Plateau, Schedule
 from ..core.spec import schedule as read_schedule
 
@@ -72,6 +73,8 @@ def _factors(spec: Spec, terms: Terms) -> Iterator[float]:
 
 def _foreseen(spec: Spec) -> bool:
     """Whether nothing but the rate looks at progress."""
+    if is_refined(spec.schedule):
+        return False
     schedule = read_schedule(spec.schedule)
     free = spec.optimizer is not None and spec.optimizer.startswith("schedule-free")
-    return not (isinstance(schedule, Plateau) or schedule.drives or spec.average or spec.replay or free)
+    return not (isinstance(schedule, Plateau) or schedule.drives or spec.average or spec.replay or spec.probes or free)

@@ -81,7 +81,8 @@ def describe(study: Study, task: str, options: Options) -> Facts:
         raise StudyError(
             f"a row wants a subset of the training data, and that of task '{task}' has no subset(share, seed)"
         )
-    return Facts(found.full_budget, len(data.train), found.metric, found.maximize, found.warmup)
+    chance = getattr(found, "chance", None)
+    return Facts(found.full_budget, len(data.train), found.metric, found.maximize, found.warmup, chance)
 
 
 def train(specs: Sequence[Spec], options: Options, parked: Collection[str] = ()) -> Outcome:

@@ -17,6 +17,7 @@ from ..train.data import Crop, Images
 from ..train.task import Data
 from .classification import Classification, hold_out
 from .models import resnet18
+from .random_models import random_resnet
 from .sources import damaged, find
 
 # The files are pickles: what they hold is known by their MD5 before one is opened.
@@ -37,7 +38,10 @@ class Cifar10(Classification):
     full_budget: ClassVar[str] = "200ep"
     batch_size: ClassVar[int] = 128
     width: ClassVar[int] = 64
-    models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {"resnet18": partial(resnet18, 10)}
+    models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
+        "resnet18": partial(resnet18, 10),
+        "random-resnet": partial(random_resnet, 3, 10, 1),
+    }
 
     def data(self, root: Path | None, device: torch.device) -> Data:
         images, labels = read(root)
@@ -58,6 +62,10 @@ class Cifar10Narrow(Cifar10):
     name: ClassVar[str] = "cifar10-narrow"
     summary: ClassVar[str] = "32x32 photographs in ten classes, ResNet-18 of 16-32-64-128 filters (for CPUs)"
     width: ClassVar[int] = 16
+    models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
+        **Cifar10.models,
+        "random-resnet": partial(random_resnet, 3, 10, 1, width=16),
+    }
     full_budget: ClassVar[str] = "20ep"  # hours on a CPU, where 200 would take days
 
 

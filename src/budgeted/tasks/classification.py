@@ -14,6 +14,7 @@ from ..train.task import Task
 class Classification(Task):
     """A task whose metric is accuracy on held-out images."""
 
+    chance: ClassVar[float | None] = 0.1  # of ten classes
     rate: ClassVar[float] = 0.1
     momentum: ClassVar[float] = 0.9
     weight_decay: ClassVar[float] = 5e-4

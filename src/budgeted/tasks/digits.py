@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from torch import nn
 from ..train.data import Images
 from ..train.task import Data
 from .classification import Classification, hold_out
+from .random_models import random_resnet
 
 
 def conv_net(width: int = 16) -> nn.Module:
@@ -40,7 +42,11 @@ class Digits(Classification):
     summary: ClassVar[str] = "8x8 handwritten digits of scikit-learn, small conv net (embedded)"
     full_budget: ClassVar[str] = "30ep"
     batch_size: ClassVar[int] = 64
-    models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {"conv-net": conv_net, "mlp": mlp}
+    models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
+        "conv-net": conv_net,
+        "mlp": mlp,
+        "random-resnet": partial(random_resnet, 1, 10, 1, width=4),
+    }
 
     def data(self, root: Path | None, device: torch.device) -> Data:
         from sklearn.datasets import load_digits

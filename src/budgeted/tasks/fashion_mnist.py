@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +15,7 @@ from ..train.data import Crop, Images
 from ..train.task import Data
 from .classification import Classification, hold_out
 from .models import ResNet
+from .random_models import random_resnet
 from .sources import damaged, find
 
 
@@ -23,6 +26,9 @@ class FashionMNIST(Classification):
     summary: ClassVar[str] = "28x28 clothes in ten classes, ResNet-8 of 16-32-64 filters on halved images"
     full_budget: ClassVar[str] = "20ep"
     batch_size: ClassVar[int] = 128
+    models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
+        "random-resnet": partial(random_resnet, 1, 10, 2, width=8)
+    }
 
     def data(self, root: Path | None, device: torch.device) -> Data:
         images, labels = read(root)

@@ -34,6 +34,7 @@ from ..core.trace import Trace
 from .energy import meter
 from .knobs import Knobs, put
 from .pipeline import Pipeline, device_of
+from .probe import Gradient, full_gradient
 from .ranks import several_ranks
 from .schedule_free import is_schedule_free
 from .shared import SharedLedger
@@ -155,6 +156,7 @@ class Run:
         self._ask_for_proof()
         self._plateau = PlateauState()
         self._wasted = False
+        self.probes: list[Probe] = []  # what `probe` measured
         self.hear: Callable[[Any], None] = _nothing_to_do  # with what rank 0 announces, on all ranks at the same update
         if isinstance(ledger, SharedLedger):
             ledger.hear = self._hear
@@ -275,6 +277,48 @@ class Run:
 
         return due
 
+    def probe(
+        self,
+        model: torch.nn.Module,
+        loss: Callable[[torch.nn.Module, Batch], torch.Tensor],
+        batches: Iterable[Batch],
+        *,
+        of: float | None = None,
+        charged: bool = True,
+        more: int | None = None,
+    ) -> Probe:
+        """Measure the norm of the full gradient between two updates; nothing of the training is changed by it.
+
+        Under budgeted convergence it follows the rate down to nothing (Li et al., section 5, figure 4). What was measured is
+        kept in `run.probes`, and its first and last one are in the summary.
+
+        Args:
+            model, loss, batches, of: as of `train.probe.full_gradient`: the loss of a model and a batch is a mean, the
+                batches are the training set, or with `of` a random part of it, which has so many samples.
+            charged: whether the budget pays for it; where not, no second of it counts, except against a deadline.
+            more: how often it will come again, if known, as of `measure`.
+
+        Raises:
+            BudgetedError: as `full_gradient`, and for charged=False in a run of several ranks.
+        """
+        ledger = self.ledger
+        if charged:
+            paid: AbstractContextManager[None] = ledger.measure("probe", more)
+        else:
+            paid = ledger.uncharged()
+        with self._unhooked(), self._tally.aside(), paid:
+            found = full_gradient(model, loss, batches, of=of)
+        factor = self.next_factor if not self.done else self._end_factor()
+        self.probes.append(Probe(ledger.steps, self.progress, factor, found))
+        return self.probes[-1]
+
+    def _end_factor(self) -> float:
+        return (
+            self.schedule.factor(1.0)
+            if isinstance(self.schedule, Schedule) and not isinstance(self.schedule, Over)
+            else self.factor
+        )
+
     def count(self, samples: float = 0, tokens: float = 0, flops: float = 0) -> None:
         """Say what the update under way spends; micro-batches of one update add up."""
         self._tally.add(samples, tokens, flops)
@@ -377,6 +421,7 @@ class Run:
         ledger = self.ledger
         ended = str(ledger.ended_by.limit) if ledger.ended_by else None
         others = {name: activity.seconds for name, activity in ledger.activities.items()}
+        norms = [probe.gradient.norm for probe in self.probes]
         return Summary(
             str(self.budget),
             str(self.schedule),
@@ -387,6 +432,7 @@ class Run:
             others,
             self.anchor,
             ledger.interrupted,
+            norms[-1] / norms[0] if len(norms) > 1 and norms[0] else None,
         )
 
     def close(self) -> None:
@@ -692,6 +738,16 @@ def _eager(hook: Hook, optimizer: Optimizer) -> Hook:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """The full gradient between two updates: after so many updates, at this progress, before an update at this factor."""
+
+    steps: int
+    progress: float
+    factor: float
+    gradient: Gradient
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """How a run ended, in figures; `str` of it is for people."""
 
@@ -704,6 +760,7 @@ class Summary:
     activities: dict[str, float]
     anchor: str | float
     interrupted: str | None = None
+    gradient_fell_to: float | None = None  # the full gradient's norm at the last probe, as a share of that at the first
 
     def __str__(self) -> str:
         spent = [f"{int(self.spent['steps']):,} updates"]
@@ -718,6 +775,11 @@ class Summary:
         return (
             f"budget {self.budget}, schedule {self.schedule}: {state} after {', '.join(spent)}{others}; "
             f"the last update ran at {self.last_factor:.3g} of the base rate"
+            + (
+                ""
+                if self.gradient_fell_to is None
+                else f", and the full gradient's norm came to {self.gradient_fell_to:.2g} of its first"
+            )
         )
 
 

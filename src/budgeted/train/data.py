@@ -110,8 +110,23 @@ class Images:
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """The images as they are, for evaluation."""
         for start in range(0, self.samples, batch_size):
-            part = slice(start, start + batch_size)
-            yield Batch(self._normalized(self.images[part]), self.labels[part])
+            yield self._plain(slice(start, start + batch_size))
+
+    def unaugmented(self, share: float | None, seed: int) -> Iterator[Batch]:
+        """The images as they are in batches of an update's size: all of them, or a random part, the same for the same seed."""
+        if share is None:
+            yield from self.in_order(self.batch_size)
+            return
+        random = torch.Generator().manual_seed((seed + 1) * 1_000_003 - 3)  # of no epoch, and of no subset
+        chosen = torch.randperm(self.samples, generator=random)[: max(1, round(share * self.samples))]
+        for part in chosen.to(self.images.device).split(self.batch_size):
+            yield self._plain(part)
+
+    def _plain(self, part: slice | Tensor) -> Batch:
+        p = self.crop.padding if self.crop is not None else 0
+        images = self.images[part]
+        images = images[:, p : images.shape[1] - p, p : images.shape[2] - p]
+        return Batch(self._normalized(images), self.labels[part])
 
     def _windows(self, padding: int) -> Tensor:
         """A view of shape (N, shifts, shifts, H, W, C): cropping is one gather of whole rows."""

@@ -89,11 +89,15 @@ def named_model(text: str, task: Task) -> nn.Module:
             raise TaskError(
                 f"model '{text}' is unknown{nearest(name, models) or ';'} {known}; or name your own as file.py:Name"
             )
-        numbers = {key: int(v) if isinstance(v, float) and v == int(v) else v for key, v in named.items()}
         try:
-            model = models[name](*positional, **numbers)
+            model = models[name](*map(_whole, positional), **{key: _whole(value) for key, value in named.items()})
         except TypeError as error:
             raise TaskError(f"model '{text}': {error}") from None
     if not isinstance(model, nn.Module):
         raise TaskError(f"model '{text}' is a {type(model).__name__}, and no torch.nn.Module")
     return model
+
+
+def _whole(value: Any) -> Any:
+    """A number that is whole as such: it was read as a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 
 from ..core.budget import Budget
 from ..core.control import Desk, Request
+from ..core.diagnosis import diagnose
 from ..core.errors import BudgetedError, BudgetError, BudgetWarning, RunFolderError, ScheduleError, TaskError
-from ..core.record import ROW, Keep, RowLog, RunFolder, Spec, machine
+from ..core.record import PROBED, ROW, Keep, RowLog, RunFolder, Spec, machine
+from ..core.refine import resolved
 from ..core.schedule import Plateau
 from ..core.signals import Signals
 from ..core.text import format_duration, format_seconds
@@ -30,8 +32,11 @@ from .attach import Run, attach
 from .averaging import Averaged, read_average
 from .data import Batch
 from .evaluation import Evaluations, has_batch_norm, with_fresh_statistics
+from .gradients import Norms, norm
 from .losses import Losses
 from .precision import Choice, Precision, fastest, named, whole_batch
+from .probe import EquivalentRate, is_adaptive, watching
+from .probing import Probing
 from .process import random_state, random_state_kept, seed, set_random_state
 from .recipe import varied
 from .schedule_free import enter_training, evaluation_mode
@@ -122,6 +127,10 @@ class Session:
     desk: Desk
     best: Best = field(default_factory=Best)
     losses: Losses = field(default_factory=Losses)
+    norms: Norms = field(default_factory=Norms)
+    norm: Tensor | None = None  # of the gradient of the last update, where it was measured
+    probing: Probing | None = None
+    applied: EquivalentRate | None = None  # of the update after a probe, for the next row
     left_out: list[str] = field(default_factory=list)  # extras at the end, for want of time
     finished: Row | None = None  # the last row, once training and its last evaluation are over
     set_up: float = 0.0  # seconds
@@ -153,7 +162,7 @@ class Session:
         run = attach(
             optimizer,
             given.change or (saved["run"]["budget"] if saved else folder.budget),
-            saved["run"]["schedule"] if saved else spec.schedule,
+            saved["run"]["schedule"] if saved else resolved(spec, folder.path.parent),
             steps_per_epoch=data.steps_per_epoch,
             full=task.full_budget,
             tokens_in=getattr(task, "tokens", None),
@@ -182,6 +191,8 @@ class Session:
             checkpoint.Saver(folder.path),
             Desk(folder.path),
         )
+        if spec.probes is not None and team.leads:
+            session.probing = Probing(spec.probes, spec.probe_share, spec.probes_charged is not False)
         if isinstance(run.ledger, SharedLedger):
             given.signals.only_tell(run.interrupt)
             run.hear = session.take_up
@@ -252,7 +263,9 @@ class Session:
                 loss = self.task.loss(self.trained, batch)
             self.optimizer.zero_grad(set_to_none=True)
             (loss if weight == 1.0 else loss * weight).backward()
-            self.optimizer.step()
+            self._measure_norm()
+            with self._watching():
+                self.optimizer.step()
         if self.trace is not None:
             self.trace.add(position, run.factor)
         if self.averaged is not None:
@@ -260,6 +273,23 @@ class Session:
         loss = loss.detach()
         self.losses.add(loss, run.ledger.steps)
         return loss
+
+    def _measure_norm(self) -> None:
+        self.norm = None
+        if Norms.due(self.run.ledger.steps):
+            self.norm = norm(p for group in self.optimizer.param_groups for p in group["params"])
+            self.norms.note(self.norm)
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """The first update after a probe is watched where the optimizer chooses rates of its own."""
+        if self.probing is None or not self.probing.watch or not _watchable(self.optimizer):
+            yield
+            return
+        self.probing.watch = False
+        with watching(self.optimizer) as moved:
+            yield
+        self.applied = moved.rate
 
     def share(self, lender: Session) -> None:
         """Stand on another run's model instead of one's own, which is the same at this update."""
@@ -273,16 +303,22 @@ class Session:
         if self.trace is not None:
             self.trace.add(position, run.factor)
         self.losses.note(loss, run.ledger.steps)
+        if self.lender is not None and self.lender.norm is not None:
+            self.norms.note(self.lender.norm)
         self.shared += 1
 
     def pending(self) -> Iterator[Row]:
-        """An evaluation or a row that is due: after an update, or since a signal came before it was made."""
+        """A probe, an evaluation or a row that is due: after an update, or since a signal came before it was made."""
         if self.run.done:
             return  # the last ones are for `finish`
+        probing = self.probing
+        figures = self.probe() if probing is not None and probing.due(self.run) else {}
         if self.evaluations.due(self.run):
-            yield self.evaluate()
-        elif self.row_due():
-            yield self.row()
+            yield self.evaluate(figures)
+        elif figures or self.row_due():
+            yield self.row(figures)
+        if figures and probing is not None:
+            probing.took(self.run)
 
     def after_update(self) -> Iterator[Row]:
         """What is due between two updates: an evaluation, a row, a checkpoint, an ear for other terminals."""
@@ -295,7 +331,14 @@ class Session:
 
     # Evaluation
 
-    def evaluate(self) -> Row:
+    def probe(self) -> dict[str, float]:
+        """What a probe finds where the run stands; nothing where none are wanted."""
+        if self.probing is None:
+            return {}
+        with self.circumstances.signals.at_once:
+            return self.probing.figures(self)
+
+    def evaluate(self, probed: Mapping[str, float] | None = None) -> Row:
         """An evaluation on the way; the first one also finds out what refreshing, saving and drawing cost at the end."""
         with self.run.measure("evaluation", self.evaluations.to_come(self.run)):
             figures, candidates = self._judge_all()
@@ -307,7 +350,7 @@ class Session:
                 fresh = self._judge(self._refreshed(self.model))
             figures |= {f"{name}_refreshed": value for name, value in fresh.items()}
             self._afford("refresh")
-        row = self.row(figures)
+        row = self.row({**figures, **(probed or {})})
         self._keep_best(candidates)
         if (first and self.circumstances.keep == "all") or self._saving_is_cheap():
             self.save()
@@ -334,6 +377,8 @@ class Session:
         for value, _ in candidates:
             if self._better(value, figures[metric]):  # the average's
                 figures[metric] = value
+        if self.probing is not None and (not self.probing.charged or self._affordable("probe")):
+            figures |= self.probe()
         row = self.row(figures)
         self._keep_best(candidates)
         self.finished = row
@@ -374,7 +419,7 @@ class Session:
             raise TaskError(
                 f"evaluate() of task '{self.spec.task}' gave {', '.join(figures) or 'nothing'}; its metric is '{self.task.metric}'"
             )
-        if taken := sorted(figures.keys() & set(ROW)):
+        if taken := sorted(figures.keys() & {*ROW, *PROBED}):
             raise TaskError(
                 f"evaluate() of task '{self.spec.task}' gave '{taken[0]}', which every row has already; call it validation_{taken[0]}"
             )
@@ -478,6 +523,7 @@ class Session:
             "factor": self.run.factor,
             "lr": float(self.optimizer.param_groups[0]["lr"]),
             "loss": self.losses.mean(),
+            "gradient": self.norms.mean(),
             "spent": ledger.spent_share(),
             "left": ledger.seconds_left(),
             **(figures or {}),
@@ -486,6 +532,9 @@ class Session:
         if figures or moment > self.logged:
             self.logged = moment
             self.losses.restart()
+            self.norms.restart()
+            if self.applied is not None:
+                row["applied_rate"], self.applied = self.applied.median, None
             if self.rows is not None:
                 self.rows.append(row)
         return row
@@ -590,6 +639,8 @@ class Session:
             "logged": self.logged,
             "finished": self.finished,
             "shared": self.shared,
+            "norms": self.norms.state_dict(),
+            "probed": 0 if self.probing is None else self.probing.passed,
         }
 
     def _optimizer_state(self) -> dict[str, Any]:
@@ -631,6 +682,9 @@ class Session:
         self.logged = min(saved["logged"], self._moment())  # an extension makes the spent share smaller
         self.finished = saved["finished"]
         self.shared = int(saved.get("shared", 0))
+        self.norms.load_state_dict(saved.get("norms", {"sum": 0.0, "count": 0}))
+        if self.probing is not None:
+            self.probing.passed = int(saved.get("probed", 0))
         if lost:
             self.save()  # the rows that tell of it are gone, and another kill must not lose count of it
 
@@ -656,6 +710,13 @@ class Session:
         if self.circumstances.picture is not None:
             with self.run.measure("picture", more), contextlib.suppress(RunFolderError):  # the rows have what it shows
                 self.circumstances.picture(self.folder)
+
+    def _diagnosis(self, result: Mapping[str, Any]) -> list[str]:
+        with contextlib.suppress(RunFolderError):  # damage among the rows is told when they are read
+            if self.rows is not None:
+                self.rows.flush()
+            return diagnose(list(self.folder.rows()), result)
+        return []
 
     def close(self) -> None:
         """Finish what is being written, and let go of the optimizer."""
@@ -691,6 +752,7 @@ class Session:
             "run_dir": str(self.folder.path),
         }
         with run.measure("result", 0):
+            result["diagnosis"] = self._diagnosis(result)
             self.folder.write("result", result)
         if self.circumstances.keep != "all":
             with contextlib.suppress(RunFolderError):
@@ -772,6 +834,11 @@ def _choose_precision(
     if spec.deterministic:
         return Choice(named("float32"), torch.get_num_threads(), {})
     return fastest(model, next(data.train.epoch(spec.seed, 0)), task.loss, device)
+
+
+def _watchable(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether what it moves the weights by is a rate of their own times one direction."""
+    return is_adaptive(optimizer) and not any(group.get("momentum") for group in optimizer.param_groups)
 
 
 def _environment(device: torch.device, choice: Choice, team: Team) -> dict[str, Any]:

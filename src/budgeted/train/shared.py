@@ -14,11 +14,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ..core.activity import Activity
 from ..core.budget import Cap
+from ..core.errors import BudgetError
 from .ranks import Ranks, RanksApart, Reduction
 from .replica import Copy, Event, News, Start, require_same
 
@@ -211,6 +212,14 @@ class SharedLedger:
         finally:
             self._measuring = False
             self._tell("measured", name, more, began, self._clock(), whole)
+
+    def uncharged(self) -> AbstractContextManager[None]:
+        """Refused: the other ranks' time would go on.
+
+        Raises:
+            BudgetError: always.
+        """
+        raise BudgetError("what several ranks do is charged to their budget; leave charged=False out")
 
     def expect(self, name: str, seconds: float, more: int = 1) -> None:
         """Keep an estimate in reserve for an activity; rank 0's counts."""

@@ -46,7 +46,7 @@ class Tally:
         """Count what is in a batch, and, where they are limited, the FLOPs of what happens inside."""
         samples, tokens, flops = self.per_step
         if not samples:
-            self._samples += _batch_size(batch)
+            self._samples += batch_size(batch)
         if not tokens and self._tokens_in is not None:
             self._tokens += self._tokens_in(batch)
         self.said = True
@@ -70,11 +70,11 @@ class Tally:
         return spent
 
 
-def _batch_size(batch: Any) -> int:
+def batch_size(batch: Any) -> int:
     """Samples in a batch: the length of the first tensor found in it."""
     if isinstance(batch, torch.Tensor):
         return len(batch) if batch.ndim else 0
     for part in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ():
-        if size := _batch_size(part):
+        if size := batch_size(part):
             return size
     return 0

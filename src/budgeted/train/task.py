@@ -46,6 +46,7 @@ class Task(ABC):
     warmup: ClassVar[str | None] = None  # an absolute length, kept at every budget
     metric: ClassVar[str] = "accuracy"
     maximize: ClassVar[bool] = True
+    chance: ClassVar[float | None] = None  # the metric of a guess, which a model that cannot be trained stays near
     models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}  # others than its own, by name
 
     @abstractmethod

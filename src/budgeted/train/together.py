@@ -185,4 +185,4 @@ def _require_alike(members: Sequence[Member], sessions: dict[int, Session]) -> N
 
 def alike(one: Spec, other: Spec) -> bool:
     """Whether two runs differ in budget and schedule only, and in nothing that looks at progress beside the rate."""
-    return one.family == other.family and one.average is None and one.replay is None
+    return one.family == other.family and one.average is None and one.replay is None and one.probes is None

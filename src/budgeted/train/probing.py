@@ -1,0 +1,80 @@
+"""The probes of a run under way: when they are due, and what they find."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .attach import Run
+from .data import Batch, TrainingData
+from .probe import equivalent_rate, is_adaptive
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+@dataclass(slots=True)
+class Probing:
+    """Even intervals of progress: before the first update, on the way, and after the last.
+
+    Args:
+        points: how often, at least twice.
+        share: of the training data, or None for all of it.
+        charged: whether the budget pays.
+        passed: how many points lie behind.
+    """
+
+    points: int
+    share: float | None
+    charged: bool
+    passed: int = 0
+    watch: bool = False  # whether the next update is to be watched
+
+    def due(self, run: Run) -> bool:
+        """Whether a point was crossed, other than the end."""
+        return not run.done and self._crossed(run) > self.passed
+
+    def _crossed(self, run: Run) -> int:
+        return 1 + int(run.progress * (self.points - 1) + 1e-9)
+
+    def took(self, run: Run) -> None:
+        """One was made where the run stands."""
+        self.passed, self.watch = self._crossed(run), True
+
+    def figures(self, session: Session) -> dict[str, float]:
+        """Probe a run where it stands."""
+        run, task, given = session.run, session.task, session.circumstances
+        batches, of = self._data(session.data.train, session.spec.seed)
+
+        def loss(model: object, batch: Batch) -> object:
+            with session.precision.autocast(given.device):
+                return task.loss(model, session.precision.prepare(batch))  # type: ignore[arg-type]
+
+        more = max(1, self.points - self._crossed(run)) if not run.done else 0
+        found = run.probe(session.model, loss, batches, of=of, charged=self.charged, more=more).gradient  # type: ignore[arg-type]
+        figures = {"full_gradient": found.norm}
+        if found.error is not None:
+            figures["full_gradient_error"] = found.error
+        if (
+            is_adaptive(session.optimizer) and run.ledger.steps and not run.done
+        ):  # when the rate held is that of no update
+            rate = equivalent_rate(session.optimizer)
+            figures |= {
+                "equivalent_rate": rate.median,
+                "equivalent_rate_low": rate.low,
+                "equivalent_rate_high": rate.high,
+            }
+        return figures
+
+    def _data(self, train: TrainingData, seed: int) -> tuple[Iterator[Batch], float | None]:
+        """The batches to read, and the samples in the whole set if they are not all of them.
+
+        Data that cannot be had without augmentation is taken with it, as a sample of what augmentation may make of it.
+        """
+        unaugmented = getattr(train, "unaugmented", None)
+        if unaugmented is not None:
+            return unaugmented(self.share, seed), None if self.share is None else train.samples  # type: ignore[attr-defined]
+        count = len(train) if self.share is None else math.ceil(self.share * len(train))
+        return (batch for _, batch in zip(range(count), train.epoch(seed, -2), strict=False)), math.inf
