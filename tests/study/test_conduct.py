@@ -74,7 +74,7 @@ def test_nothing_is_trained_twice(tmp_path, monkeypatch):
     exhaust(conduct(study("const", seeds=(0,)), InProcess(), Options(str(tmp_path))))
     trained = []
     real = work._train
-    monkeypatch.setattr(work, "_train", lambda specs, options: trained.extend(specs) or real(specs, options))
+    monkeypatch.setattr(work, "_train", lambda specs, *more: trained.extend(specs) or real(specs, *more))
     standing, _ = exhaust(conduct(study("const", "linear", seeds=(0,)), InProcess(), Options(str(tmp_path))))
     assert {spec.schedule for spec in trained} == {"linear"}
     assert (standing.cached, standing.finished) == (3, 6)

@@ -16,6 +16,7 @@ from .control import extend, stop
 from .rank import rank
 from .report import report
 from .schedule import schedule
+from .search import search
 from .study import study
 from .tasks import tasks
 from .train import train
@@ -41,6 +42,7 @@ def cli(context: click.Context) -> None:
 
 cli.add_command(train)
 cli.add_command(study)
+cli.add_command(search)
 cli.add_command(report)
 cli.add_command(rank)
 cli.add_command(extend)

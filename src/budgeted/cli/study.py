@@ -32,23 +32,13 @@ if TYPE_CHECKING:
 @options.out
 @options.data
 @options.device
-@click.option(
-    "--jobs", type=click.IntRange(0), help="Runs side by side; 0: in this process.  [default: one a core or GPU]"
-)
-@click.option(
-    "--ray", metavar="ADDRESS", help="Train on a Ray cluster: its address, 'auto', or 'local' to start one here."
-)
-@click.option("--gpus", type=float, help="With --ray: GPUs of one run, such as 0.25.  [default: 0]")
-@click.option("--save-every", default="1min", show_default=True, metavar="TIME", help="What a kill can cost a run.")
-@click.option(
-    "--keep",
-    type=click.Choice(["figures", "best", "all"]),
-    default="figures",
-    show_default=True,
-    help="What stays of a finished run: figures; the best weights too; or checkpoints too.",
-)
+@options.jobs
+@options.ray
+@options.gpus
+@options.save_every
+@options.keep
 @click.option("--no-share", is_flag=True, help="Train each run alone, from its first update.")
-@click.option("--retry", is_flag=True, help="Try failed runs again.")
+@options.retry
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, and train nothing.")
 @click.option("--tensorboard", is_flag=True, help="Write each run's rows as TensorBoard event files.")
 @click.option("--mlflow", is_flag=True, help="Log each run to MLflow.")
@@ -98,13 +88,11 @@ def study(
         for each, title in built_in().items():
             click.echo(f"  {each:{width}}  {title}")
         return
-    seconds = parse_duration(save_every)
-    if seconds is None or seconds <= 0:
-        raise BudgetedError(f"--save-every '{save_every}' is not a time; write for example 30s or 5min")
-    if gpus is not None and ray is None:
-        raise BudgetedError("--gpus goes with --ray; local processes take turns on the GPUs that there are")
+    seconds = seconds_between_saves(save_every)
     changed = {} if precision is None else {"precision": precision}
-    wanted = read_study(name).narrowed(tasks=tasks, budgets=_list(budgets), seeds=_seeds(seeds), rows=rows, **changed)
+    wanted = read_study(name).narrowed(
+        tasks=tasks, budgets=_list(budgets), seeds=read_seeds(seeds), rows=rows, **changed
+    )
     wanted = wanted.narrowed(name=_called(called or wanted.name, () if called else wanted.tasks))
     if refined:
         wanted = wanted.with_row(Row("refined(linear)", "refined"))
@@ -119,7 +107,7 @@ def study(
 
     root = None if data is None else str(data.resolve())
     how = Options(str(out.resolve()), root, device, seconds, keep, tuple(trackers))  # type: ignore[arg-type]
-    with _engine(jobs, ray, gpus, device) as engine:
+    with engine_for(jobs, ray, gpus, device) as engine:
         if dry_run:
             _say_what(wanted, engine, how, share=not no_share)
             return
@@ -161,7 +149,24 @@ def _list(text: str | None) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _seeds(text: str | None) -> list[int]:
+def seconds_between_saves(save_every: str) -> float:
+    """What --save-every says.
+
+    Raises:
+        BudgetedError: where it is no time.
+    """
+    seconds = parse_duration(save_every)
+    if seconds is None or seconds <= 0:
+        raise BudgetedError(f"--save-every '{save_every}' is not a time; write for example 30s or 5min")
+    return seconds
+
+
+def read_seeds(text: str | None) -> list[int]:
+    """How many seeds, or which.
+
+    Raises:
+        BudgetedError: for what is neither.
+    """
     try:
         numbers = [int(part) for part in _list(text)]
     except ValueError:
@@ -175,7 +180,14 @@ def _seeds(text: str | None) -> list[int]:
     return numbers
 
 
-def _engine(jobs: int | None, ray: str | None, gpus: float | None, device: str | None) -> Engine:
+def engine_for(jobs: int | None, ray: str | None, gpus: float | None, device: str | None) -> Engine:
+    """Where --jobs, --ray, --gpus and --device say.
+
+    Raises:
+        BudgetedError: for options that do not go together.
+    """
+    if gpus is not None and ray is None:
+        raise BudgetedError("--gpus goes with --ray; local processes take turns on the GPUs that there are")
     if ray is not None:
         if jobs is not None:
             raise BudgetedError("--jobs is of this machine; with --ray the cluster decides how many run at once")

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -54,7 +54,10 @@ class _Job:
     deaths: int = 0  # of workers, since its runs last came to a checkpoint
     came_to: list[int] = field(default_factory=list)
     not_before: float = 0.0
-    sources: list[Spec] = field(default_factory=list)  # runs that theirs are refined from
+    sources: list[Spec] = field(init=False)  # runs that theirs are refined from
+
+    def __post_init__(self) -> None:
+        self.sources = [other for spec in self.specs if (other := source(spec)) is not None]
 
 
 def find_facts(study: Study, engine: Engine, options: Options) -> dict[str, Facts]:
@@ -112,24 +115,50 @@ def conduct(
         facts = find_facts(study, engine, options)
         cells = study.cells(facts)
         manifest = _write_manifest(study, facts, cells, Path(options.out))
-        director = _Director(study, cells, facts, engine, options, share, retry)
-        yield director.standing
-        while not director.standing.over:
-            director.step()
-            yield director.standing
-            if signals.caught is not None or director.interrupted:
-                engine.interrupt()
-                director.drain()
-                standing = director.standing
-                raise Interrupted(
-                    f"{signals.caught or 'interrupted'}: {standing.finished} of {standing.total} runs are finished; "
-                    "what was under way has saved. Go on with the same command"
-                )
+        yield from _pursue(_Director([c.spec for c in cells], (), facts, engine, options, share, retry), signals)
         return manifest
 
 
-def _sources(specs: Sequence[Spec]) -> list[Spec]:
-    return [other for spec in specs if (other := source(spec)) is not None]
+def train_specs(
+    specs: Sequence[Spec],
+    facts: Mapping[str, Facts],
+    engine: Engine,
+    options: Options,
+    *,
+    beside: Sequence[Spec] = (),
+    retry: bool = False,
+) -> Generator[Standing, None, None]:
+    """Train what is missing of some runs, as `conduct` does those of a study.
+
+    Args:
+        specs: the runs.
+        facts: of their tasks.
+        engine, options, retry: as of `conduct`.
+        beside: runs that may be wanted later. Where one begins as a wanted one does, it begins with it; where they part
+            it is left at its checkpoint, as is the rest of them when the wanted ones have ended.
+
+    Yields:
+        How it stands, some times a second; `beside` does not count.
+
+    Raises:
+        Interrupted: as `conduct`.
+    """
+    with Signals() as signals:
+        yield from _pursue(_Director(specs, beside, facts, engine, options, True, retry), signals)
+
+
+def _pursue(director: _Director, signals: Signals) -> Iterator[Standing]:
+    yield director.standing
+    while not director.standing.over:
+        director.step()
+        yield director.standing
+        if signals.caught is not None or director.interrupted:
+            director.stop()
+            standing = director.standing
+            raise Interrupted(
+                f"{signals.caught or 'interrupted'}: {standing.finished} of {standing.total} runs are finished; "
+                "what was under way has saved. Go on with the same command"
+            )
 
 
 def _write_manifest(study: Study, facts: dict[str, Facts], cells: Sequence[Cell], out: Path) -> Manifest:
@@ -152,9 +181,7 @@ def forecast(study: Study, engine: Engine, options: Options, *, share: bool) -> 
     specs = list(dict.fromkeys([*specs, *(other for spec in specs if (other := source(spec)) is not None)]))
     missing = [spec for spec in specs if RunFolder.finished(Path(options.out), spec) is None]
     updates = sum(sharing.length(spec, terms[spec.task]) or 0 for spec in missing)
-    saved = 0
-    for group in sharing.groups(missing, terms) if share else ():
-        saved += sum(sharing.shared(group[0], spec, terms[spec.task]) for spec in group[1:])
+    saved = sharing.saved(missing, terms) if share else 0
     return len(specs) - len(missing), len(missing), updates - saved, saved
 
 
@@ -163,9 +190,9 @@ class _Director:
 
     def __init__(
         self,
-        study: Study,
-        cells: Sequence[Cell],
-        facts: dict[str, Facts],
+        specs: Sequence[Spec],
+        beside: Sequence[Spec],
+        facts: Mapping[str, Facts],
         engine: Engine,
         options: Options,
         share: bool,
@@ -173,18 +200,23 @@ class _Director:
     ) -> None:
         self._engine, self._options = engine, options
         self._terms: dict[str, Terms] = {task: found.terms for task, found in facts.items()}
-        specs = [cell.spec for cell in cells]
-        specs += [other for spec in specs if (other := source(spec)) is not None]  # which the others wait for
-        self._specs = {spec.name: spec for spec in specs}
-        weights = {name: float(sharing.length(s, self._terms[s.task]) or 1) for name, s in self._specs.items()}
+        sources = [other for spec in specs if (other := source(spec)) is not None]  # which the others wait for
+        wanted = {spec.name: spec for spec in (*specs, *sources)}
+        parked = {spec.name: spec for spec in beside if spec.name not in wanted}
+        self._specs, self._parked = wanted | parked, frozenset(parked)
+        weights = {name: float(sharing.length(s, self._terms[s.task]) or 1) for name, s in wanted.items()}
         self._jobs: dict[int, _Job] = {}
         self.interrupted = False
-        self.standing = Standing(len(self._specs), weights=weights, updates=sum(weights.values()))
-        missing = [spec for spec in self._specs.values() if not self._settled(spec, retry)]
+        self.standing = Standing(
+            len(wanted), weights=weights | dict.fromkeys(parked, 0.0), updates=sum(weights.values())
+        )
+        missing = [spec for spec in wanted.values() if not self._settled(spec, retry)]
+        missing += [spec for spec in parked.values() if self._may_come_along(spec)]
         self.standing.cached = self.standing.finished
         groups = sharing.groups(missing, self._terms) if share else [[spec] for spec in missing]
-        groups.sort(key=lambda group: -max(weights[spec.name] for spec in group))
-        self._waiting = deque(_Job(group, sources=_sources(group)) for group in groups)
+        groups.sort(key=lambda group: -max(self.standing.weights[spec.name] for spec in group))
+        self._waiting: deque[_Job] = deque()
+        self._queue(reversed([_Job(group) for group in groups]))
         self._count()
         self.standing.updates_before = self.standing.updates - self.standing.updates_left
 
@@ -203,13 +235,25 @@ class _Director:
         self.standing.failed[spec.name] = reason
         return True
 
+    def _may_come_along(self, spec: Spec) -> bool:
+        """Whether a run that is not wanted yet is neither finished nor failed."""
+        parent = Path(self._options.out)
+        if RunFolder.finished(parent, spec) is not None:
+            return False
+        folder = RunFolder.unfinished(parent, spec, changed=False)
+        return folder is None or folder.error is None
+
+    def _queue(self, jobs: Iterable[_Job]) -> None:
+        """Have these trained next, the last one first, but for those that nobody waits for."""
+        self._waiting.extendleft(job for job in jobs if not {spec.name for spec in job.specs} <= self._parked)
+
     def step(self) -> None:
         """Keep every slot busy, and take what ended."""
         now = time.monotonic()
         ready = [job for job in self._waiting if job.not_before <= now and not self._waits(job)]
         for job in itertools.islice(ready, max(0, self._engine.slots - len(self._jobs))):
             self._waiting.remove(job)
-            self._jobs[self._engine.submit(train, job.specs, self._options)] = job
+            self._jobs[self._engine.submit(train, job.specs, self._options, self._parked)] = job
         self._count()
         if not self._jobs:
             time.sleep(_LOOK)
@@ -222,8 +266,9 @@ class _Director:
         others = (*self._waiting, *self._jobs.values()) if job.sources else ()
         return any(spec in job.sources for other in others for spec in other.specs)
 
-    def drain(self) -> None:
-        """Wait for those under way, which were asked to stop."""
+    def stop(self) -> None:
+        """Ask those under way to stop, and wait for them."""
+        self._engine.interrupt()
         deadline = time.monotonic() + _PATIENCE
         while self._jobs and time.monotonic() < deadline:
             for ended in self._engine.wait(_LOOK):
@@ -238,12 +283,10 @@ class _Director:
             raise RuntimeError(ended.error)
         outcome: Outcome = ended.value
         self.interrupted = self.interrupted or outcome.interrupted
-        self.standing.finished += len(outcome.finished)
+        self.standing.finished += len(set(outcome.finished) - self._parked)
         self.standing.failed |= outcome.failed
         later = time.monotonic() + _BUSY if outcome.busy else 0.0
-        for group in reversed(outcome.groups):
-            specs = [self._specs[name] for name in group]
-            self._waiting.appendleft(_Job(specs, not_before=later, sources=_sources(specs)))
+        self._queue(_Job([self._specs[name] for name in group], not_before=later) for group in reversed(outcome.groups))
 
     def _bury(self, job: _Job, how: str) -> None:
         """A worker died: its runs go on from their checkpoints, unless it comes to nothing several times over."""
@@ -251,9 +294,9 @@ class _Director:
         job.deaths = job.deaths + 1 if came_to == job.came_to else 1
         job.came_to = came_to
         if job.deaths < _DEATHS:
-            self._waiting.appendleft(job)
+            self._queue([job])
         elif len(job.specs) > 1:
-            self._waiting.extendleft(_Job([spec]) for spec in job.specs)
+            self._queue(_Job([spec]) for spec in job.specs)
         else:
             spec = job.specs[0]
             reason = (
@@ -275,7 +318,8 @@ class _Director:
     def _count(self) -> None:
         standing, jobs = self.standing, list(self._jobs.values())
         standing.running = [job.specs for job in jobs]
-        standing.elsewhere = sum(len(job.specs) for job in self._waiting if job.not_before)
+        later = {spec.name for job in self._waiting if job.not_before for spec in job.specs}
+        standing.elsewhere = len(later - self._parked)
         standing.updates_left = sum(
             standing.weights[spec.name] for job in (*jobs, *self._waiting) for spec in job.specs
         )

@@ -91,7 +91,7 @@ def study_from(found: Mapping[str, Any], name: str) -> Study:
         StudyError: for unknown keys, wrong kinds, and what `Study` refuses.
     """
     where = f"study '{name}'"
-    _require_kinds(found, _KINDS, _LISTS, where)
+    require_kinds(found, _KINDS, _LISTS, where)
     if "task" in found and "tasks" in found:
         raise StudyError(f"{where} has both task and tasks; keep one")
     given = {
@@ -135,7 +135,7 @@ def _rows(found: Mapping[str, Any], where: str) -> Iterator[Row]:
             yield Row(**named)
     for number, row in enumerate(found.get("rows", ()), 1):
         here = f"{where}, row {number}"
-        _require_kinds(row, _ROW_KINDS, {"budgets"}, here)
+        require_kinds(row, _ROW_KINDS, {"budgets"}, here)
         if "schedule" not in row:
             raise StudyError(f"{here} has no schedule")
         numbers = {key: float(row[key]) for key in ("lr", "subset") if isinstance(row.get(key), int | float)}
@@ -154,9 +154,12 @@ def _expanded(values: list[Any]) -> Iterator[Any]:
                 yield f"{value[: span.start()]}{number}{value[span.end() :]}"
 
 
-def _require_kinds(
-    found: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], lists: set[str], where: str
-) -> None:
+def require_kinds(found: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], lists: set[str], where: str) -> None:
+    """Refuse keys that are unknown, and values of another kind; those of `lists` are lists of that kind.
+
+    Raises:
+        StudyError: which says what there may be.
+    """
     for key, value in found.items():
         if key not in kinds:
             raise StudyError(f"{where}: '{key}' is unknown{nearest(key, kinds) or ';'} it may have {', '.join(kinds)}")

@@ -60,6 +60,11 @@ def groups(specs: Sequence[Spec], terms: Mapping[str, Terms]) -> list[list[Spec]
     return found
 
 
+def saved(specs: Sequence[Spec], terms: Mapping[str, Terms]) -> int:
+    """Updates that need not be made since another of these runs makes them; arguments as of `groups`."""
+    return sum(shared(group[0], spec, terms[spec.task]) for group in groups(specs, terms) for spec in group[1:])
+
+
 def _factors(spec: Spec, terms: Terms) -> Iterator[float]:
     schedule = read_schedule(spec.schedule)
     assert isinstance(schedule, Schedule)

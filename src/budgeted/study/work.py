@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,11 +85,17 @@ def describe(study: Study, task: str, options: Options) -> Facts:
     return Facts(found.full_budget, len(data.train), found.metric, found.maximize, found.warmup, chance)
 
 
-def train(specs: Sequence[Spec], options: Options) -> Outcome:
-    """Train some runs together, or one, until they end, part, fail or are stopped; whatever happens is in the outcome."""
+def train(specs: Sequence[Spec], options: Options, parked: Collection[str] = ()) -> Outcome:
+    """Train some runs together, or one, until they end, part, fail or are stopped; whatever happens is in the outcome.
+
+    Args:
+        specs: the runs.
+        options: how.
+        parked: the names of those that only come along while one of the others trains.
+    """
     with warnings.catch_warnings(), _one_thread():
         warnings.simplefilter("ignore", BudgetWarning)  # a note for whoever watches one run
-        return _train(list(specs), options)
+        return _train(list(specs), options, parked)
 
 
 @contextlib.contextmanager
@@ -105,7 +111,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train(specs: list[Spec], options: Options) -> Outcome:
+def _train(specs: list[Spec], options: Options, parked: Collection[str] = ()) -> Outcome:
     from ..train.process import seed
 
     names = [spec.name for spec in specs]
@@ -120,7 +126,7 @@ def _train(specs: list[Spec], options: Options) -> Outcome:
         if len(specs) == 1:
             _train_one(tasks[0], specs[0], folders[0], options)
             return Outcome(finished=names)
-        return _train_together(tasks, specs, folders, options)
+        return _train_together(tasks, specs, folders, options, parked)
     except Interrupted:
         return Outcome(groups=[names], interrupted=True)
     except Exception as error:
@@ -142,12 +148,17 @@ def _train_one(task: Any, spec: Spec, folder: RunFolder, options: Options) -> No
 
 
 def _train_together(
-    tasks: Sequence[Any], specs: Sequence[Spec], folders: Sequence[RunFolder], options: Options
+    tasks: Sequence[Any],
+    specs: Sequence[Spec],
+    folders: Sequence[RunFolder],
+    options: Options,
+    parked: Collection[str],
 ) -> Outcome:
     from ..train.together import Member, fit_together
 
     members = [Member(task, spec, folder) for task, spec, folder in zip(tasks, specs, folders, strict=True)]
-    rows = fit_together(members, save_every=options.save_every, keep=options.keep, **_place(options))
+    waiting = {number for number, spec in enumerate(specs) if spec.name in parked}
+    rows = fit_together(members, save_every=options.save_every, keep=options.keep, parked=waiting, **_place(options))
     parted = _follow(rows, folders, specs, options)
     return Outcome(
         finished=[specs[number].name for number in parted.results],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,12 +52,14 @@ def fit_together(
     device: str | None = None,
     save_every: float = 300.0,
     keep: Keep = "all",
+    parked: Collection[int] = (),
 ) -> Generator[tuple[int, Row], None, Parted]:
     """Train runs together until their next updates would differ, or go on with those that stand at the same update.
 
     Args:
         members: runs that differ in their budget and their schedule only.
         root, device, save_every, keep: as of `fit`.
+        parked: the numbers of those that only come along: where none of the others is left, they save and stop.
 
     Yields:
         The number of a run, and a row of it.
@@ -85,7 +87,7 @@ def fit_together(
             raise Interrupted(f"{signal}: stopped while setting up; nothing is lost, and nothing was trained") from None
         parted = Parted()
         try:
-            yield from _train(sessions, parted)
+            yield from _train(sessions, parted, frozenset(parked))
         except Caught as signal:
             for session in sessions.values():
                 session.save(last=True)
@@ -94,7 +96,9 @@ def fit_together(
         return parted
 
 
-def _train(sessions: dict[int, Session], parted: Parted) -> Generator[tuple[int, Row], None, None]:
+def _train(
+    sessions: dict[int, Session], parted: Parted, parked: frozenset[int]
+) -> Generator[tuple[int, Row], None, None]:
     """Train those that are the same from here on; the others' groups are left in `parted`."""
     for number, session in list(sessions.items()):  # what a signal left undone, as `fit` begins with it
         for row in session.pending():
@@ -102,7 +106,7 @@ def _train(sessions: dict[int, Session], parted: Parted) -> Generator[tuple[int,
         if session.run.done:
             yield number, _end(number, sessions, parted)
     groups = _groups(sessions, weights=True)
-    if len(groups) > 1 or not sessions:
+    if len(groups) > 1 or sessions.keys() <= parked:  # none is left, or none that is to go on
         parted.groups = groups
         return
     lender = max(sessions.values(), key=lambda session: session.run.remaining["steps"])
@@ -127,7 +131,9 @@ def _train(sessions: dict[int, Session], parted: Parted) -> Generator[tuple[int,
             for session in sessions.values():
                 if session.saved_at <= began:
                     session.save()
-        if len(_groups(sessions)) > 1:  # before the next batch is drawn, as where a run is interrupted
+        if (
+            len(_groups(sessions)) > 1 or sessions.keys() <= parked
+        ):  # before the next batch is drawn, as where a run is interrupted
             break
     for session in sessions.values():
         session.save(last=True)
