@@ -631,6 +631,8 @@ def test_the_diagnosis_is_part_of_the_summary(budgeted):
         (("--schedule", "refined:nowhere"), "there is no run folder at 'nowhere'"),
         (("--schedule", "refined(liner)"), "did you mean 'linear'?"),
         (("--schedule", "refined(linear)"), "train that one first"),
+        (("--schedule", "refined(linear)", "--warmup", "5%"), "stands alone, as in refined(linear)"),
+        (("--schedule", "refined(refined(linear))"), "stands alone, as in refined(linear)"),
     ],
 )
 def test_probes_and_refined_schedules_that_cannot_be_had(budgeted, arguments, sentence):

@@ -84,6 +84,11 @@ def test_a_run_that_never_got_better():
     assert told("linear", lambda p: 0.5 - 0.1 * p)[1].startswith("No evaluation was better than the first")
 
 
+def test_a_metric_that_is_nan_at_first_is_passed_over():
+    sentences = told("linear", lambda p: math.nan if p < 0.15 else 1 - math.exp(-3 * p))
+    assert len(sentences) == 1
+
+
 @pytest.mark.parametrize("rows", [[], [{"factor": None, "progress": 0.0}], [{"factor": math.nan, "progress": 0.0}]])
 def test_without_figures_nothing_is_said(rows):
     assert diagnose(rows, {}) == []

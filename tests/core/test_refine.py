@@ -118,6 +118,14 @@ def test_the_norm_counts_once_for_adam_and_twice_for_sgd(tmp_path):
     assert found == expected
 
 
+def test_a_tasks_own_optimizer_is_known_from_the_environment(tmp_path):
+    folder = run_folder(tmp_path)
+    folder.write("environment", {"optimizer": "AdamW"})
+    assert budgeted.schedule(f"refined:{folder.path}") == refined(
+        [(k / 40, 1.0 + k / 40) for k in range(1, 41)], power=1.0
+    )
+
+
 def test_a_run_that_is_not_there_or_not_over(tmp_path):
     with pytest.raises(budgeted.RunFolderError, match="there is no run folder"):
         budgeted.schedule(f"refined:{tmp_path / 'none'}")

@@ -18,7 +18,7 @@ import budgeted
 from budgeted import BudgetedError
 from budgeted.core.errors import BudgetError
 from budgeted.train.data import Batch, Crop, Images
-from budgeted.train.probe import equivalent_rate, full_gradient, watching
+from budgeted.train.probe import _Total, equivalent_rate, full_gradient, watching
 
 
 class Clock:
@@ -176,6 +176,44 @@ def test_a_samples_norm_is_unbiased_and_its_error_honest():
     assert covered >= 0.9 * 200
 
 
+def test_half_of_a_small_set_is_unbiased_too():
+    """Batches of a finite set pull against each other; where the gradient is small beside its noise that would be most of it."""
+    drawn = torch.Generator().manual_seed(0)
+    x = torch.randn(32, 4, generator=drawn, dtype=torch.float64)
+    x = x - x.mean(0) + 0.05
+    w = nn.Linear(4, 1, bias=False).double()
+    truth = full_gradient(w, lambda m, b: m(b).mean(), [x]).norm ** 2
+    squares = []
+    for _ in range(600):
+        total = _Total(list(w.parameters()), paired=True)
+        for part in x[torch.randperm(32, generator=drawn)[:16]].split(2):
+            total.add([part.mean(0, keepdim=True)], 2)
+        products, sizes = zip(*total._products, strict=True)
+        weights = [n * m for n, m in zip(sizes, range(2, 16, 2), strict=True)]
+        pairs = sum(float(p) * w for p, w in zip(products, weights, strict=True)) / sum(weights)
+        squares.append(0.5 * pairs + 0.5 * total.norm() ** 2)
+        norm, _ = total.estimate(32)
+        assert norm == pytest.approx(math.sqrt(max(squares[-1], 0.0)))
+    assert abs(np.mean(squares) - truth) < 3 * np.std(squares) / math.sqrt(600)
+
+
+def test_dropout_inside_attention_and_recurrence_is_off_and_put_back():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True)
+            self.memory = nn.GRU(4, 4, num_layers=2, dropout=0.5, batch_first=True)
+
+        def forward(self, x):
+            return self.memory(self.attention(x, x, x, need_weights=False)[0])[0].square().mean()
+
+    torch.manual_seed(0)
+    model, x = Both(), torch.randn(3, 5, 4)
+    norms = {full_gradient(model, lambda m, b: m(b), [x]).norm for _ in range(3)}
+    assert len(norms) == 1
+    assert (model.attention.dropout, model.memory.dropout) == (0.5, 0.5)
+
+
 def test_a_sample_of_all_is_exact():
     found = full_gradient(plain(), loss, in_batches(data(), 10), of=40)
     assert found.error is None
@@ -246,6 +284,28 @@ def test_the_summary_tells_what_the_norm_came_to():
     share = last.gradient.norm / run.probes[0].gradient.norm
     assert run.summary().gradient_fell_to == share
     assert f"and the full gradient's norm came to {share:.2g} of its first" in str(run.summary())
+
+
+def test_a_free_probe_within_a_measured_activity_is_charged_as_part_of_it():
+    clock = Clock()
+    model = plain()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    run = budgeted.attach(optimizer, "100s", "linear", clock=clock, wall=clock)
+
+    def slow(model, batch):
+        clock.sleep(10.0)
+        return loss(model, batch)
+
+    with run.measure("evaluation"):
+        run.probe(model, slow, [data()], charged=False)
+        clock.sleep(1.0)
+    assert run.summary().activities == {"evaluation": 11.0}
+    assert run.ledger.seconds == 11.0
+    for _ in range(3):
+        clock.sleep(1.0)
+        loss(model, data()).backward()
+        optimizer.step()
+    assert 0 < run.progress < 0.2
 
 
 @pytest.mark.parametrize(("charged", "updates"), [(True, 10), (False, 20)])
@@ -414,6 +474,15 @@ def test_a_schedules_rate_is_in_it():
         optimizer.step()
     assert run.factor == 0.5
     assert equivalent_rate(optimizer, base=0.1).median == pytest.approx(0.5 * 0.003 / 0.1 / (1 - 0.9**6), rel=1e-6)
+
+
+def test_where_no_weight_moved_there_is_no_rate():
+    w, optimizer = one_weight(torch.optim.RMSprop)
+    w.grad = torch.zeros(1, dtype=torch.float64)
+    with watching(optimizer) as moved:
+        optimizer.step()
+    with pytest.raises(BudgetedError, match="or none that moved a weight along its gradient"):
+        moved.rate  # noqa: B018
 
 
 def test_what_has_no_equivalent_rate():

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import os
 import signal
+import time
 
 import pytest
 import torch
 
 import tiny_task
-from budgeted import ScheduleError
+from budgeted import BudgetError, ScheduleError
 from budgeted.core.errors import Interrupted
 from budgeted.core.record import PROBED, RunFolder, Spec
 from budgeted.train import checkpoint
 from budgeted.train.gradients import Norms, norm
 from budgeted.train.loop import fit
+from budgeted.train.probing import Probing
 
 # The first optimizer of a process imports for a second or more, which no short budget below should pay for.
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
@@ -102,16 +105,55 @@ def _terminated_after(steps, rows):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("stop_at", [3, 25, 31, 50])
-def test_an_interrupted_run_probes_where_an_uninterrupted_one_does(tmp_path, stop_at):
-    whole, _, _ = train(tmp_path / "a", spec(probes=5))
-    what = spec(probes=5)
+@pytest.mark.parametrize("probes", [5, 6])  # beside the evaluations, and at them
+@pytest.mark.parametrize("stop_at", [1, 3, 10, 11, 20, 25, 31, 50])
+def test_an_interrupted_run_probes_where_an_uninterrupted_one_does(tmp_path, stop_at, probes):
+    what = spec(probes=probes, optimizer="adam(lr=0.01)", precision="float32")
+    whole, _, _ = train(tmp_path / "a", what)
     folder = RunFolder.create(tmp_path / "b", what)
     with pytest.raises(Interrupted, match="saved"):
         _terminated_after(stop_at - 1, fit(tiny_task.Tiny(), what, folder))
     run_all(folder, what)
     assert probed(folder) == probed(whole)
-    assert [row["gradient"] for row in folder.rows()] == [row["gradient"] for row in whole.rows()]
+    for key in ("steps", "gradient", "equivalent_rate", "applied_rate", "accuracy"):
+        assert [row.get(key) for row in folder.rows()] == [row.get(key) for row in whole.rows()]
+
+
+def test_a_checkpoint_at_an_evaluation_holds_the_probe_that_was_made_there(tmp_path):
+    """As a kill right after it finds things."""
+    what = spec(probes=6)
+    whole, _, _ = train(tmp_path / "a", what)
+    folder = RunFolder.create(tmp_path / "b", what)
+    rows = fit(tiny_task.Tiny(), what, folder)
+    for row in rows:
+        if row["steps"] == 10:
+            break
+    rows.close()  # nothing is saved here: the last checkpoint is the first evaluation's
+    run_all(folder, what)
+    assert probed(folder) == probed(whole)
+
+
+def test_a_sample_of_too_few_batches_is_refused_before_training(tmp_path):
+    with pytest.raises(
+        BudgetError, match=r"read 3 of its 10 batches, and a standard error needs 8; give a share of at least 0.8"
+    ):
+        train(tmp_path, spec(probes=3, probe_share=0.3))
+
+
+def test_a_free_probe_does_not_end_after_a_deadline(tmp_path, monkeypatch):
+    measured = Probing.figures
+
+    def slow(self, session):
+        time.sleep(1.0)
+        found = measured(self, session)
+        self.seconds += 1.0
+        return found
+
+    monkeypatch.setattr(Probing, "figures", slow)
+    end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=6)
+    _, _, result = train(tmp_path, spec(f"until {end.isoformat()}", probes=3, probes_charged=False, evaluations=2))
+    assert result["left_out"] == ["probe"]
+    assert result["overrun_seconds"] < 0.5
 
 
 def test_a_budget_in_time_pays_for_probes_or_not(tmp_path):

@@ -195,7 +195,12 @@ def train(
 
 def _plan(schedule: str, warmup: str | None) -> str:
     """The schedule's own text, with its warm-up."""
-    if warmup is None and is_refined(schedule):
+    if schedule.startswith("refined("):
+        if warmup is not None or not is_refined(schedule) or schedule.count("refined(") > 1:
+            raise BudgetedError(
+                f"schedule '{schedule}' stands alone, as in refined(linear): gradient norms ask for a warm-up by themselves; "
+                "leave the rest out, or name a run whose schedule may be part of another, as in refined:runs/NAME"
+            )
         return f"refined({read_schedule(inner(schedule))})"
     return str(read_schedule(schedule if warmup is None else f"warmup({warmup}, {schedule})"))
 

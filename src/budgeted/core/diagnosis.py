@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ def _cut_off(schedule: str, share: float) -> str:
 def _wasted(rows: Sequence[Row], result: Mapping[str, Any], highest: float) -> Iterator[str]:
     """Whether the budget after the last gain was wasted, and on what: a rate that was down too early, or a task that was learned."""
     name = result["metric"]["name"]
-    found = [(row["progress"], row[name]) for row in rows if row.get(name) is not None]
+    found = [(row["progress"], row[name]) for row in rows if row.get(name) is not None and math.isfinite(row[name])]
     if len(found) < _EVALUATIONS:
         return
     sign = 1.0 if result.get("maximize", True) else -1.0

@@ -164,6 +164,11 @@ class Ledger:
         return self._timed
 
     @property
+    def has_deadline(self) -> bool:
+        """Whether a moment on the wall clock is among the limits."""
+        return any(track.cap.resource == "clock" for track in self._course.tracks)
+
+    @property
     def meters(self) -> bool:
         """Whether there is a counter of energy."""
         return self._meter is not None
@@ -355,12 +360,15 @@ class Ledger:
     @contextmanager
     def uncharged(self) -> Iterator[None]:
         """Count no second and no joule of what happens inside; only a deadline comes nearer."""
+        if self._measuring:  # inside an activity, which is charged for it
+            yield
+            return
         began, joules = self._clock(), self._meter() if self._meter else 0.0
-        measuring, self._measuring = self._measuring, True
+        self._measuring = True
         try:
             yield
         finally:
-            self._measuring = measuring
+            self._measuring = False
             seconds = self._clock() - began
             self._last += seconds
             self._origin += seconds

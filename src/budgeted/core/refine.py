@@ -11,13 +11,14 @@ last updates are made longer; where it is high at the start, a warm-up comes out
 
 from __future__ import annotations
 
+import contextlib
 import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .errors import ScheduleError
+from .errors import RunFolderError, ScheduleError
 from .record import RunFolder, Spec
 from .schedule import Points
 
@@ -131,9 +132,16 @@ def from_folder(folder: RunFolder) -> Points:
     """The same of a folder that is known to be a finished run's."""
     history = [(row["progress"], row["gradient"]) for row in folder.rows() if row.get("gradient") is not None]
     try:
-        return refined(history, power=1.0 if _ADAPTIVE.match(folder.spec.optimizer or "") else 2.0)
+        return refined(history, power=1.0 if _ADAPTIVE.match(_optimizer(folder)) else 2.0)
     except ScheduleError as error:
         raise ScheduleError(f"the run in '{folder.path}': {error}") from None
+
+
+def _optimizer(folder: RunFolder) -> str:
+    """The name of what the run was trained with: a task's own is known once it is made."""
+    with contextlib.suppress(RunFolderError):
+        return str(folder.read("environment").get("optimizer", folder.spec.optimizer or ""))
+    return folder.spec.optimizer or ""
 
 
 def is_refined(schedule: str) -> bool:

@@ -35,7 +35,8 @@ class Norms:
 
     def _read(self) -> None:
         if self._unread:
-            self._sum += float(torch.stack(self._unread).sum())
+            for value in torch.stack(self._unread).tolist():  # one by one, so that when it is read makes no difference
+                self._sum += value
             self._count += len(self._unread)
             self._unread.clear()
 

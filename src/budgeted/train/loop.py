@@ -92,7 +92,8 @@ def fit(
                 raise Caught(run.interrupted)
             if not run.ledger.steps:
                 raise BudgetError(
-                    f"budget '{run.budget}' left no time for one update after {run.ledger.seconds:.1f}s of set-up; give a longer one"
+                    f"budget '{run.budget}' left no time for one update after {run.ledger.seconds:.1f}s of "
+                    f"set-up{' and probes' if session.probing else ''}; give a longer one"
                 )
             if not team.leads:
                 return {}

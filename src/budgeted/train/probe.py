@@ -6,6 +6,7 @@ bit before and after.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import time
@@ -24,7 +25,7 @@ from .process import random_state_kept
 from .tally import batch_size
 
 Batch = TypeVar("Batch")
-_LEAST_BATCHES = 8  # of a sample, for a standard error
+LEAST_BATCHES = 8  # of a sample, for a standard error
 _QUANTILES = (0.1, 0.5, 0.9)
 
 
@@ -56,10 +57,10 @@ def full_gradient(
     or where it is as many samples as were read, that is exact. Of a sample, the norm of the mean would be too great by the
     noise in it; instead ||g*||^2 is estimated without bias by the products of different batches,
 
-        sum_{i<j} n_i n_j <g_i, g_j> / sum_{i<j} n_i n_j.
+        (1 - f) sum_{i<j} n_i n_j <g_i, g_j> / sum_{i<j} n_i n_j  +  f ||mean||^2,    f = samples / of.
 
     The model is as it is while training (batch norm uses the statistics of each batch, so its gradient depends on the batch
-    size), but for dropout, which is off. Weight decay, being the optimizer's, is no part of the gradient.
+    size), but for the dropout of PyTorch's modules, which is off. Weight decay, being the optimizer's, is no part of the gradient.
 
     Args:
         model: what is trained; one in DistributedDataParallel is measured on this rank alone. Sharded ones are refused.
@@ -127,9 +128,9 @@ class _Total:
     def estimate(self, of: float) -> tuple[float, float]:
         """The norm over the whole set, and its standard error."""
         products = [float(dot) for dot, _ in self._products]
-        if len(products) < _LEAST_BATCHES - 1:
+        if len(products) < LEAST_BATCHES - 1:
             raise BudgetedError(
-                f"a sample's standard error needs at least {_LEAST_BATCHES} batches, and it has {len(products) + 1}; take a "
+                f"a sample's standard error needs at least {LEAST_BATCHES} batches, and it has {len(products) + 1}; take a "
                 "larger sample or smaller batches"
             )
         sizes = [size for _, size in self._products]
@@ -144,6 +145,9 @@ class _Total:
         late = products[len(products) // 2 :]
         unread = 1 - self.samples / of
         error = 2 * statistics.stdev(late) / math.sqrt(len(products) + 1) * math.sqrt(unread)
+        # Of a finite set the products of different batches fall short by what the norm of the mean is too great by, in parts
+        # that make up for each other.
+        square = unread * square + (1 - unread) * self.norm() ** 2
         norm = math.sqrt(max(square, 0.0))
         return norm, error / (2 * norm) if square > error else math.sqrt(error)
 
@@ -158,6 +162,7 @@ def left_alone(model: nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
+    inner = [(m, m.dropout) for m in model.modules() if isinstance(m, nn.MultiheadAttention | nn.RNNBase)]
     with random_state_kept():
         try:
             if not model.training:
@@ -165,8 +170,12 @@ def left_alone(model: nn.Module) -> Iterator[None]:
             for module, _ in modes:
                 if isinstance(module, _DropoutNd):
                     module.eval()
+            for module, _ in inner:
+                module.dropout = 0.0
             yield
         finally:
+            for module, share in inner:
+                module.dropout = share
             for module, training in modes:
                 module.training = training
             with torch.no_grad():
@@ -242,16 +251,19 @@ class Moved:
         """The rate; known when the context is left.
 
         Raises:
-            BudgetedError: where the optimizer made no update inside.
+            BudgetedError: where the optimizer made no update inside, or no weight moved.
         """
         if self._rate is None:
-            raise BudgetedError("no update was watched: call optimizer.step() inside `with watching(optimizer)`")
+            raise BudgetedError(
+                "no update was watched, or none that moved a weight along its gradient: call optimizer.step() inside "
+                "`with watching(optimizer)`"
+            )
         return self._rate
 
     def _look(self) -> None:
-        self._rate = _summary(
-            rates for group, p in _stepped(self._optimizer) if (rates := self._rates(group, p)) is not None
-        )
+        found = [self._rates(group, p) for group, p in _stepped(self._optimizer)]
+        with contextlib.suppress(BudgetedError):  # where no weight moved: said by whoever asks
+            self._rate = _summary(rates for rates in found if rates is not None)
 
     def _rates(self, group: dict[str, Any], p: Tensor) -> Tensor | None:
         if p not in self._before:
@@ -261,7 +273,7 @@ class Moved:
         assert direction is not None
         direction = -direction if group["maximize"] else direction
         start = before
-        if isinstance(optimizer, torch.optim.AdamW):
+        if group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)):
             start = before * (1 - lr * group["weight_decay"])  # decoupled decay is no part of the step
         elif isinstance(optimizer, torch.optim.RMSprop):
             direction = direction + group["weight_decay"] * before
@@ -340,7 +352,7 @@ def _stepped(optimizer: Optimizer) -> list[tuple[dict[str, Any], Tensor]]:
 
 
 def _summary(rates: Iterable[Tensor]) -> EquivalentRate:
-    every = torch.cat([rate.detach().flatten().float().cpu() for rate in rates])
+    every = torch.cat([torch.zeros(0), *(rate.detach().flatten().float().cpu() for rate in rates)])
     if not len(every):
         raise BudgetedError("no weight moved along its gradient, so there is no rate to tell")
     # By order and not by torch.quantile, which refuses more than 16 million values.

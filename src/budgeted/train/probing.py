@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..core.errors import BudgetedError, BudgetError
+from ..core.record import Spec
 from .attach import Run
 from .data import Batch, TrainingData
-from .probe import equivalent_rate, is_adaptive
+from .probe import LEAST_BATCHES, equivalent_rate, is_adaptive
 
 if TYPE_CHECKING:
     from .session import Session
@@ -31,6 +34,25 @@ class Probing:
     charged: bool
     passed: int = 0
     watch: bool = False  # whether the next update is to be watched
+    seconds: float = 0.0  # that the last one took
+
+    @classmethod
+    def of(cls, spec: Spec, train: TrainingData, *, several: bool) -> Probing:
+        """Those that a run wants.
+
+        Raises:
+            BudgetError: for free ones in a run of several ranks, and for a sample of too few batches.
+        """
+        assert spec.probes is not None
+        charged, share = spec.probes_charged is not False, spec.probe_share
+        if several and not charged:
+            raise BudgetError("what several ranks do is charged to their budget; leave --free-probes out")
+        if share is not None and math.ceil(share * len(train)) < LEAST_BATCHES:
+            raise BudgetError(
+                f"probes on {share:g} of the training data read {math.ceil(share * len(train))} of its {len(train)} batches, and a standard "
+                f"error needs {LEAST_BATCHES}; give a share of at least {LEAST_BATCHES / len(train):.2g}, or none for all of it"
+            )
+        return cls(spec.probes, share, charged)
 
     def due(self, run: Run) -> bool:
         """Whether a point was crossed, other than the end."""
@@ -49,23 +71,26 @@ class Probing:
         batches, of = self._data(session.data.train, session.spec.seed)
 
         def loss(model: object, batch: Batch) -> object:
-            with session.precision.autocast(given.device):
+            # Here alone a signal may break in: not while the model is being put back as it was.
+            with given.signals.at_once, session.precision.autocast(given.device):
                 return task.loss(model, session.precision.prepare(batch))  # type: ignore[arg-type]
 
         more = max(1, self.points - self._crossed(run)) if not run.done else 0
         found = run.probe(session.model, loss, batches, of=of, charged=self.charged, more=more).gradient  # type: ignore[arg-type]
+        self.seconds = found.seconds
         figures = {"full_gradient": found.norm}
         if found.error is not None:
             figures["full_gradient_error"] = found.error
         if (
             is_adaptive(session.optimizer) and run.ledger.steps and not run.done
         ):  # when the rate held is that of no update
-            rate = equivalent_rate(session.optimizer)
-            figures |= {
-                "equivalent_rate": rate.median,
-                "equivalent_rate_low": rate.low,
-                "equivalent_rate_high": rate.high,
-            }
+            with contextlib.suppress(BudgetedError):  # where no weight has a gradient
+                rate = equivalent_rate(session.optimizer)
+                figures |= {
+                    "equivalent_rate": rate.median,
+                    "equivalent_rate_low": rate.low,
+                    "equivalent_rate_high": rate.high,
+                }
         return figures
 
     def _data(self, train: TrainingData, seed: int) -> tuple[Iterator[Batch], float | None]:

@@ -35,7 +35,7 @@ from .evaluation import Evaluations, has_batch_norm, with_fresh_statistics
 from .gradients import Norms, norm
 from .losses import Losses
 from .precision import Choice, Precision, fastest, named, whole_batch
-from .probe import EquivalentRate, is_adaptive, watching
+from .probe import is_adaptive, watching
 from .probing import Probing
 from .process import random_state, random_state_kept, seed, set_random_state
 from .recipe import varied
@@ -130,7 +130,8 @@ class Session:
     norms: Norms = field(default_factory=Norms)
     norm: Tensor | None = None  # of the gradient of the last update, where it was measured
     probing: Probing | None = None
-    applied: EquivalentRate | None = None  # of the update after a probe, for the next row
+    found: dict[str, float] = field(default_factory=dict)  # by a probe, for the next row
+    applied: float | None = None  # the rate of the update after a probe, for the next row
     left_out: list[str] = field(default_factory=list)  # extras at the end, for want of time
     finished: Row | None = None  # the last row, once training and its last evaluation are over
     set_up: float = 0.0  # seconds
@@ -191,15 +192,16 @@ class Session:
             checkpoint.Saver(folder.path),
             Desk(folder.path),
         )
-        if spec.probes is not None and team.leads:
-            session.probing = Probing(spec.probes, spec.probe_share, spec.probes_charged is not False)
+        if spec.probes is not None:
+            probing = Probing.of(spec, data.train, several=team.count > 1)
+            session.probing = probing if team.leads else None
         if isinstance(run.ledger, SharedLedger):
             given.signals.only_tell(run.interrupt)
             run.hear = session.take_up
         if saved is None:
             if team.leads:
                 began = time.monotonic()
-                folder.write("environment", _environment(given.device, choice, team))
+                folder.write("environment", _environment(given.device, choice, team, optimizer))
                 run.ledger.expect("result", time.monotonic() - began)  # is as small a file
             session._require_time(choice)
         else:
@@ -289,7 +291,8 @@ class Session:
         self.probing.watch = False
         with watching(self.optimizer) as moved:
             yield
-        self.applied = moved.rate
+        with contextlib.suppress(BudgetedError):  # where no weight moved
+            self.applied = moved.rate.median
 
     def share(self, lender: Session) -> None:
         """Stand on another run's model instead of one's own, which is the same at this update."""
@@ -312,13 +315,13 @@ class Session:
         if self.run.done:
             return  # the last ones are for `finish`
         probing = self.probing
-        figures = self.probe() if probing is not None and probing.due(self.run) else {}
-        if self.evaluations.due(self.run):
-            yield self.evaluate(figures)
-        elif figures or self.row_due():
-            yield self.row(figures)
-        if figures and probing is not None:
+        if probing is not None and probing.due(self.run):
+            self.found = probing.figures(self)
             probing.took(self.run)
+        if self.evaluations.due(self.run):
+            yield self.evaluate()
+        elif self.found or self.row_due():
+            yield self.row()
 
     def after_update(self) -> Iterator[Row]:
         """What is due between two updates: an evaluation, a row, a checkpoint, an ear for other terminals."""
@@ -331,14 +334,7 @@ class Session:
 
     # Evaluation
 
-    def probe(self) -> dict[str, float]:
-        """What a probe finds where the run stands; nothing where none are wanted."""
-        if self.probing is None:
-            return {}
-        with self.circumstances.signals.at_once:
-            return self.probing.figures(self)
-
-    def evaluate(self, probed: Mapping[str, float] | None = None) -> Row:
+    def evaluate(self) -> Row:
         """An evaluation on the way; the first one also finds out what refreshing, saving and drawing cost at the end."""
         with self.run.measure("evaluation", self.evaluations.to_come(self.run)):
             figures, candidates = self._judge_all()
@@ -350,7 +346,7 @@ class Session:
                 fresh = self._judge(self._refreshed(self.model))
             figures |= {f"{name}_refreshed": value for name, value in fresh.items()}
             self._afford("refresh")
-        row = self.row({**figures, **(probed or {})})
+        row = self.row(figures)
         self._keep_best(candidates)
         if (first and self.circumstances.keep == "all") or self._saving_is_cheap():
             self.save()
@@ -377,8 +373,8 @@ class Session:
         for value, _ in candidates:
             if self._better(value, figures[metric]):  # the average's
                 figures[metric] = value
-        if self.probing is not None and (not self.probing.charged or self._affordable("probe")):
-            figures |= self.probe()
+        if self.probing is not None and self._may_probe(self.probing):
+            self.found = self.probing.figures(self)
         row = self.row(figures)
         self._keep_best(candidates)
         self.finished = row
@@ -470,6 +466,16 @@ class Session:
             self.left_out.append(extra)
         return extra not in self.left_out
 
+    def _may_probe(self, probing: Probing) -> bool:
+        """Whether there is time for the last one. One that is free may still not end after a deadline."""
+        ledger = self.run.ledger
+        if probing.charged or isinstance(ledger, SharedLedger):
+            return self._affordable("probe")
+        if ledger.has_deadline and 1.5 * probing.seconds > ledger.seconds_to_end():
+            self.left_out.append("probe")
+            return False
+        return True
+
     def _saving_is_cheap(self) -> bool:
         """Whether saves beside those that are due stay a small share of a budget in time."""
         ledger, saver = self.run.ledger, self.saver
@@ -527,14 +533,15 @@ class Session:
             "spent": ledger.spent_share(),
             "left": ledger.seconds_left(),
             **(figures or {}),
+            **self.found,
         }
         moment = self._moment()
-        if figures or moment > self.logged:
-            self.logged = moment
+        if figures or self.found or moment > self.logged:
+            self.logged, self.found = moment, {}
             self.losses.restart()
             self.norms.restart()
             if self.applied is not None:
-                row["applied_rate"], self.applied = self.applied.median, None
+                row["applied_rate"], self.applied = self.applied, None
             if self.rows is not None:
                 self.rows.append(row)
         return row
@@ -640,7 +647,14 @@ class Session:
             "finished": self.finished,
             "shared": self.shared,
             "norms": self.norms.state_dict(),
-            "probed": 0 if self.probing is None else self.probing.passed,
+            "probed": None
+            if self.probing is None
+            else {
+                "passed": self.probing.passed,
+                "watch": self.probing.watch,
+                "found": dict(self.found),
+                "applied": self.applied,
+            },
         }
 
     def _optimizer_state(self) -> dict[str, Any]:
@@ -683,8 +697,9 @@ class Session:
         self.finished = saved["finished"]
         self.shared = int(saved.get("shared", 0))
         self.norms.load_state_dict(saved.get("norms", {"sum": 0.0, "count": 0}))
-        if self.probing is not None:
-            self.probing.passed = int(saved.get("probed", 0))
+        if self.probing is not None and (probed := saved.get("probed")) is not None:
+            self.probing.passed, self.probing.watch = probed["passed"], probed["watch"]
+            self.found, self.applied = dict(probed["found"]), probed["applied"]
         if lost:
             self.save()  # the rows that tell of it are gone, and another kill must not lose count of it
 
@@ -841,8 +856,9 @@ def _watchable(optimizer: torch.optim.Optimizer) -> bool:
     return is_adaptive(optimizer) and not any(group.get("momentum") for group in optimizer.param_groups)
 
 
-def _environment(device: torch.device, choice: Choice, team: Team) -> dict[str, Any]:
+def _environment(device: torch.device, choice: Choice, team: Team, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {
+        "optimizer": type(optimizer).__name__,
         "machine": machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": choice.threads,
