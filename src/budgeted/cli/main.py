@@ -13,6 +13,7 @@ from .. import __version__
 from ..core.errors import BudgetedError, Interrupted, NonFiniteLoss
 from .budget import budget
 from .control import extend, stop
+from .forecast import forecast
 from .report import report
 from .schedule import schedule
 from .study import study
@@ -41,6 +42,7 @@ def cli(context: click.Context) -> None:
 cli.add_command(train)
 cli.add_command(study)
 cli.add_command(report)
+cli.add_command(forecast)
 cli.add_command(extend)
 cli.add_command(stop)
 cli.add_command(schedule)
