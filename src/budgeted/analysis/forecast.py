@@ -174,7 +174,7 @@ class Forecast:
         beyond = target > self.scale.bound if self.scale.maximize else target < self.scale.bound
         if beyond or not math.isfinite(target):
             raise StudyError(
-                f"a {self.metric} of {target:g} is beyond the best possible, {self.scale.bound:g}; ask for one that can be"
+                f"{self.metric} {target:g} is beyond the best possible, {self.scale.bound:g}; ask for one that can be"
             )
         goal, grid = float(self.scale.log_gap(target)), self.grid()
         centre, margin = self._band(grid)
@@ -190,7 +190,7 @@ class Forecast:
         end = self.at(self.furthest)
         far, _ = self.curves(np.log([self.largest * _FAR])).combined(self.calibration.weights)
         sentence = (
-            f"a {self.metric} of {target:g} is not reached by {_updates(self.furthest)}, where {end.centre:.4g} is to be expected "
+            f"{self.metric} {target:g} is not reached by {_updates(self.furthest)}, where {end.centre:.4g} is to be expected "
             f"({end.low:.4g} to {end.high:.4g})"
         )
         if far[0] > goal:

@@ -36,7 +36,7 @@ def sentences(found: Forecast, answer: Answer | None) -> Iterator[str]:
         yield from _needed(found, answer)
     elif isinstance(answer, Expected):
         yield (
-            f"{amount(found, answer.steps)} buy a {found.metric} of {_number(answer.centre)} "
+            f"{amount(found, answer.steps)} buy {found.metric} {_number(answer.centre)} "
             f"({found.level:.0%} interval {_number(answer.low)} to {_number(answer.high)})."
         )
         yield _where(found, answer.steps)
@@ -50,7 +50,7 @@ def sentences(found: Forecast, answer: Answer | None) -> Iterator[str]:
 
 
 def _needed(found: Forecast, answer: Needed) -> Iterator[str]:
-    wanted = f"a {found.metric} of {_number(answer.target)}"
+    wanted = f"{found.metric} {_number(answer.target)}"
     if answer.steps <= found.smallest:
         yield (
             f"{wanted} is reached at the smallest budget already ({amount(found, found.smallest)}), where "
@@ -224,6 +224,7 @@ def draw(found: Forecast, path: Path, answer: Answer | None = None, best: Sequen
         axis.errorbar(steps, [p.centre for p in found.points], ranges, fmt="o", color="#222222", markersize=4.5, elinewidth=1,
                       capsize=2, label="measured: median and range")  # fmt: skip
         axis.set_xscale("log")
+        axis.margins(y=0.12)
         end = found.furthest * (found.furthest / found.smallest) ** 0.1
         axis.set_xlim(found.smallest / 1.15, end)
         axis.axvspan(found.furthest, end, color="#eeeeee", zorder=0)
