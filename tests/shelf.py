@@ -38,8 +38,11 @@ class Shelf:
         (folder.path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return folder
 
-    def study(self, cells: dict, *, missing=(), maximize=True, paper=None, task="t", **more) -> Manifest:
-        """A study of `{(row, budget): [values by seed]}`; a value of None is a run that is not finished."""
+    def study(self, cells: dict, *, missing=(), maximize=True, paper=None, task="t", steps=None, **more) -> Manifest:
+        """A study of `{(row, budget): [values by seed]}`; a value of None is a run that is not finished.
+
+        `steps` are the updates of each budget, 100 where they are not given.
+        """
         listed = []
         for (row, budget), values in cells.items():
             for seed, value in enumerate(values):
@@ -47,7 +50,8 @@ class Shelf:
                 if isinstance(value, str):
                     RunFolder.create(self.out, spec).write("error", {"error": value, "traceback": ""})
                 elif value is not None:
-                    self.put(spec, *value) if isinstance(value, tuple) else self.put(spec, value)
+                    values = value if isinstance(value, tuple) else (value,)
+                    self.put(spec, *values, steps=(steps or {}).get(budget, 100))
                 listed.append(
                     {"task": task, "row": row, "budget": budget, "seed": seed, "run": spec.name,
                      "spec": {f: getattr(spec, f) for f in Spec.__dataclass_fields__}}

@@ -13,6 +13,7 @@ from .. import __version__
 from ..core.errors import BudgetedError, Interrupted, NonFiniteLoss
 from .budget import budget
 from .control import extend, stop
+from .forecast import forecast
 from .rank import rank
 from .report import report
 from .schedule import schedule
@@ -45,6 +46,7 @@ cli.add_command(study)
 cli.add_command(search)
 cli.add_command(report)
 cli.add_command(rank)
+cli.add_command(forecast)
 cli.add_command(extend)
 cli.add_command(stop)
 cli.add_command(schedule)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import click
 
-from .report import chosen_formats, short
+from .report import chosen_formats, short, width
 
 
 @click.command()
@@ -37,8 +36,7 @@ def rank(study: Path, reference: str | None, out: Path | None, formats: str | No
     endings = chosen_formats(formats, ("md", "csv", "tex", "png", "svg"))
     manifest = Manifest.read(study)
     found = rankings(manifest, runs_of(manifest), reference)
-    width = None if Console().is_terminal else max(120, shutil.get_terminal_size((120, 24)).columns)
-    console = Console(width=width)
+    console = Console(width=width())
     for one in found:
         print_ranking(one, console)
     place = manifest.path if out is None else out

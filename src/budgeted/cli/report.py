@@ -77,8 +77,7 @@ def report_on(found: Sequence[Manifest], out: Path | None, formats: Sequence[str
 
     from ..report.study import Report
 
-    width = None if Console().is_terminal else max(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
-    console = Console(width=width)
+    console = Console(width=width())
     for manifest in found:
         made = Report(manifest)
         made.print(console)
@@ -86,6 +85,13 @@ def report_on(found: Sequence[Manifest], out: Path | None, formats: Sequence[str
         if written:
             place = short(written[0].parent)
             click.echo(f"\n{place}: {', '.join(file.name for file in written)}")
+
+
+def width() -> int | None:
+    """Columns of what is printed: None for a terminal, which knows its own."""
+    from rich.console import Console
+
+    return None if Console().is_terminal else max(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
 
 
 def short(path: Path) -> Path:
