@@ -255,4 +255,4 @@ def test_a_perfect_metric_is_no_error(shelf):
     """1 - accuracy has a logarithm even then."""
     cells = {(row, b): [min(1.0, 0.9 + k / 50)] * 2 for row in "abcd" for k, b in enumerate(BUDGETS)}
     found = of(shelf.study(cells, steps=BUDGETS))
-    assert 0.99 < found.at(500).centre <= 1
+    assert 0.98 < found.at(500).centre <= 1

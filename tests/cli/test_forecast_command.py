@@ -34,7 +34,7 @@ def study(shelf):
 def test_the_curve_is_a_table_and_a_figure(study, capsys):
     out, _ = run(study.path, capsys=capsys)
     assert "best accuracy of row 'linear' over budgets" in out
-    assert re.search(r"25% +250 +2\.5s +0\.\d{4} \(0\.\d{4}-0\.\d{4}\) +0\.\d{4} +0\.\d{4}-0\.\d{4}", out)
+    assert re.search(r"25% +250 +3.75s +0\.\d{4} \(0\.\d{4}-0\.\d{4}\) +0\.\d{4} +0\.\d{4}-0\.\d{4}", out)
     assert re.search(r"Intervals of 90% hit held-out budgets \d+ of 16", out)
     assert "40 backtests of 4 rows" in " ".join(out.split())
     assert (study.path / "forecast.png").stat().st_size > 10_000

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -191,6 +192,7 @@ class Calibration:
             groups.insert(0, inside)
         ends = [ratio for group in groups for ratio in (group[0].ratio, group[-1].ratio)]
         factors = [_quantile([test.score(weights) for test in group], level) for group in groups]
+        factors = list(itertools.accumulate(factors, max))  # few backtests by chance near: further out is never surer
         return cls(weights, np.array(ends), np.repeat(factors, 2))
 
     def factor(self, ratio: Any) -> Any:
@@ -218,7 +220,7 @@ def _grouped(tests: Sequence[Backtest], least: int, *, whole: bool = True) -> li
     groups: list[list[Backtest]] = []
     octave = None
     for test in sorted(tests, key=lambda test: test.ratio):
-        own = math.ceil(math.log2(test.ratio) - 1e-3)
+        own = math.ceil(math.log2(test.ratio) - 0.05)
         if not groups or (own != octave and len(groups[-1]) >= least):
             groups.append([])
         groups[-1].append(test)
