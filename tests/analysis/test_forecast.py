@@ -66,7 +66,7 @@ def test_the_response_is_that_of_a_new_fit():
         moved = gaps + np.array([0, 0, 0.004, 0])
         after = fit(family, at, moved, 0.02)
         change = before.sensitivity(at[-1:])[0, 2] * 0.004
-        assert after(at[-1:])[0] - before(at[-1:])[0] == pytest.approx(change, abs=0.003)
+        assert after(at[-1:])[0] - before(at[-1:])[0] == pytest.approx(change, abs=0.0006)
 
 
 def test_scales():
@@ -107,7 +107,7 @@ def test_intervals_hold_about_as_often_as_they_say(name):
     """Studies of six rows of a family: the two largest budgets are hidden, and forecast at 90 %."""
     random = np.random.default_rng(5)
     steps, hits, scale = np.array([10, 20, 40, 80, 160, 320, 480.0]), [], Scale(1.0, True, 1e-6)
-    for _ in range(6):
+    for _ in range(4):
         rows = {}
         for row in range(6):
             gaps = curve(name, random)(np.log(steps / 10))
@@ -121,7 +121,7 @@ def test_intervals_hold_about_as_often_as_they_say(name):
                 observed = float(np.median(scale.log_gap(point.values)))
                 prediction = curves(np.log([point.steps]))
                 hits.append(calibration.hits(Backtest(row, point.budget, point.steps / 160, observed, prediction)))
-    assert len(hits) == 72
+    assert len(hits) == 48
     assert 0.8 <= np.mean(hits) <= 1.0
 
 

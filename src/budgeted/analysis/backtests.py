@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -171,7 +172,8 @@ class Calibration:
 
     Args:
         weights: of the families.
-        ratios, factors: what the raw spread is multiplied by at some ratios; in between by interpolation over log ratio.
+        ratios, factors: what the raw spread is multiplied by, at the ends of each group of backtests; in between by
+            interpolation over log ratio.
     """
 
     weights: Array
@@ -188,9 +190,10 @@ class Calibration:
         inside = [test for test in tests if test.ratio == 1]
         if len(inside) >= wanted(level):
             groups.insert(0, inside)
-        ratios = [math.exp(np.mean([math.log(test.ratio) for test in group])) for group in groups]
+        ends = [ratio for group in groups for ratio in (group[0].ratio, group[-1].ratio)]
         factors = [_quantile([test.score(weights) for test in group], level) for group in groups]
-        return cls(weights, np.array(ratios), np.array(factors))
+        factors = list(itertools.accumulate(factors, max))  # few backtests by chance near: further out is never surer
+        return cls(weights, np.array(ends), np.repeat(factors, 2))
 
     def factor(self, ratio: Any) -> Any:
         return np.interp(np.log(np.maximum(ratio, 1.0)), np.log(self.ratios), self.factors)
@@ -217,7 +220,7 @@ def _grouped(tests: Sequence[Backtest], least: int, *, whole: bool = True) -> li
     groups: list[list[Backtest]] = []
     octave = None
     for test in sorted(tests, key=lambda test: test.ratio):
-        own = math.ceil(math.log2(test.ratio) - 1e-3)
+        own = math.ceil(math.log2(test.ratio) - 0.05)
         if not groups or (own != octave and len(groups[-1]) >= least):
             groups.append([])
         groups[-1].append(test)

@@ -131,15 +131,19 @@ def fit(family: Family, log_budgets: Array, log_gaps: Array, noise: float) -> Fi
         return np.concatenate([(family(t, parameters) - gaps) / noise, (parameters - centre) / width])
 
     found = optimize.least_squares(residuals, centre, bounds=(low, high), loss="soft_l1", x_scale=width, max_nfev=100)
-    return Fit(family, found.x, origin, _response(family, t, found.x, width, noise, found.active_mask == 0))
+    return Fit(family, found.x, origin, _response(family, t, found, width, noise))
 
 
-def _response(family: Family, t: Array, parameters: Array, width: Array, noise: float, free: Array) -> Array:
-    """Of one step of Gauss and Newton; parameters at a bound stay there."""
-    slopes = _slopes(family, t, parameters)[:, free] / noise
-    found = np.zeros((len(parameters), len(t)))
-    found[free] = np.linalg.solve(slopes.T @ slopes + np.diag(width[free] ** -2), slopes.T / noise)
-    return found
+def _response(family: Family, t: Array, found: Any, width: Array, noise: float) -> Array:
+    """Of one step of Newton's method without the curve's own bend; parameters at a bound stay there."""
+    free = found.active_mask == 0
+    bend = (1.0 + found.fun**2) ** -1.5  # the second derivative of the soft L1 loss
+    slopes = _slopes(family, t, found.x)[:, free] / noise
+    of_points = slopes.T * bend[: len(t)]
+    of_priors = np.diag(bend[len(t) :][free] / width[free] ** 2)
+    response = np.zeros((len(found.x), len(t)))
+    response[free] = np.linalg.solve(of_points @ slopes + of_priors, of_points / noise)
+    return response
 
 
 def _slopes(family: Family, t: Array, parameters: Array) -> Array:

@@ -91,14 +91,14 @@ def amount(found: Forecast, steps: float) -> str:
 
 
 def _share(share: float) -> str:
-    return f"{100 * share:.3g}%" if share < 10 else f"{share:.3g} times"
+    return f"{100 * share:.3g}%" if share < 10 else f"{100 * share:,.0f}%"
 
 
 def _name(found: Forecast, steps: float) -> str:
     """A budget that was not trained, in the unit that people know it by."""
     known = found.pace.amounts(steps)
     if "share" in known:
-        return f"{100 * known['share']:.3g}%"
+        return _share(known["share"])
     return f"{known['epochs']:.3g}ep" if "epochs" in known else f"{steps:,.0f} steps"
 
 
