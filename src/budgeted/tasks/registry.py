@@ -15,6 +15,7 @@ OURS = {
     "fashion-mnist": "fashion_mnist:FashionMNIST",
     "cifar10": "cifar10:Cifar10",
     "cifar10-narrow": "cifar10:Cifar10Narrow",
+    "stdlib-lm": "stdlib_lm:StdlibLM",
 }
 _NEEDED = ("full_budget", "metric", "maximize", "data", "model", "optimizer", "loss", "evaluate")
 
