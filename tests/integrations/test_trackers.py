@@ -89,6 +89,9 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     (folder,) = trained(tmp_path, "wandb")
     (log,) = (folder.path / "wandb").glob("offline-run-*/*.wandb")
+    deadline = time.monotonic() + 60
+    while b"best_accuracy" not in log.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.2)  # its service writes on after the run has let go of it
     content = log.read_bytes()
     assert folder.path.name.encode() in content
     assert b"best_accuracy" in content

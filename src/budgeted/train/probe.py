@@ -296,7 +296,7 @@ def watching(optimizer: Optimizer, base: float = 0.1) -> Iterator[Moved]:
     >>> (w * torch.tensor([2.0, 4.0])).sum().backward()
     >>> with watching(adam) as moved: adam.step()
     >>> round(moved.rate.low, 3), round(equivalent_rate(adam).low, 3)
-    (0.275, 0.275)
+    (0.25, 0.25)
 
     Args:
         optimizer: as of `equivalent_rate`; RMSprop without momentum.
