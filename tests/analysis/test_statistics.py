@@ -37,6 +37,12 @@ def test_the_sign_flip_test_is_that_of_the_textbook(differences):
     assert p == pytest.approx(expected) or np.count_nonzero(differences) < 2
 
 
+def test_a_sum_of_nothing_is_not_told_from_nothing():
+    """In floating point these differences add up to something else in another order."""
+    differences = np.array([-0.03, 0.02, 0.01, 0.0, 0.01, -0.01, -0.02, 0.02])
+    assert statistics.sign_flip(differences, np.random.default_rng(0)) == 1.0
+
+
 @pytest.mark.parametrize("n", [2, 3, 5, 8])
 def test_the_smallest_p_of_few_pairs(n):
     assert statistics.sign_flip(np.arange(1.0, n + 1), np.random.default_rng(0)) == pytest.approx(2.0 ** (1 - n))
