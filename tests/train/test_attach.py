@@ -19,21 +19,9 @@ from budgeted import BudgetError, BudgetWarning, ScheduleError
 from budgeted.core.trace import Trace, TraceWriter
 from budgeted.train import attach as module
 from budgeted.train.energy import Rapl
+from fake_clock import Clock
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def parameter() -> torch.nn.Parameter:

@@ -19,19 +19,7 @@ from budgeted import BudgetedError
 from budgeted.core.errors import BudgetError
 from budgeted.train.data import Batch, Crop, Images
 from budgeted.train.probe import _Total, equivalent_rate, full_gradient, watching
-
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from fake_clock import Clock
 
 
 def data(samples=40, inputs=5, dtype=torch.float64, seed=0):

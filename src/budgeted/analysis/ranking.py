@@ -18,13 +18,13 @@ from scipy import stats
 from ..core.errors import StudyError
 from ..core.manifest import Manifest
 from ..core.text import format_number, nearest
+from .statistics import Array, resampled_taus
 from .tables import budget_size, reported
 
 _RESAMPLES = 2_000
 _LEAST = 3  # configurations that can be ranked
 _LEARNED = 0.1  # of the way from a guess to the best configuration: one that came less far could not be trained
 _CONFIGURATION = ("model", "optimizer", "lr", "average", "subset")
-Array = np.ndarray[Any, Any]
 
 
 @final
@@ -208,20 +208,11 @@ def _tau(found: Array, target: Array, paper: float | None) -> Estimate:
     return Estimate(tau, low, high, paper)
 
 
-def _interval_of_tau(one: Array, other: Array, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap of tau-b over configurations; one that is drawn twice makes no pair with itself."""
-    random, n = np.random.default_rng(seed), len(one)
-    signs = [np.sign(x[:, None] - x[None, :]) for x in (one, other)]
-    taus = []
-    for _ in range(_RESAMPLES):
-        k = random.integers(0, n, n)
-        x, y = (s[np.ix_(k, k)] for s in signs)
-        scale = math.sqrt(np.square(x).sum() * np.square(y).sum())
-        if scale:
-            taus.append((x * y).sum() / scale)
-    if not taus:
+def _interval_of_tau(one: Array, other: Array) -> tuple[float, float]:
+    taus = resampled_taus(one, other, _RESAMPLES)
+    if np.isnan(taus).all():
         return math.nan, math.nan
-    low, high = np.percentile(taus, [2.5, 97.5])
+    low, high = np.nanpercentile(taus, [2.5, 97.5])
     return float(low), float(high)
 
 

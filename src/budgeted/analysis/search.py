@@ -11,10 +11,10 @@ import numpy as np
 from scipy import stats
 
 from ..core.halving import promote
+from .statistics import Array, resampled_taus
 
 _RESAMPLES = 1000
 _BASELINE = "truncated"  # what people do
-_Scores = np.ndarray[Any, Any]
 Figures = Mapping[str, float | None]  # of each configuration by its label; None where it came to nothing
 
 
@@ -95,7 +95,9 @@ def agreements(content: Mapping[str, Any], *, seed: int = 0) -> list[Agreement]:
     """
     truth = _truth(content)
     return [
-        Agreement(strategy, budget, updates, tau(scores, truth), _middle(_resampled(scores, truth, seed)))
+        Agreement(
+            strategy, budget, updates, tau(scores, truth), _middle(resampled_taus(scores, truth, _RESAMPLES, seed))
+        )
         for strategy, rungs in _scores_of(content).items()
         for scores, budget, updates in zip(rungs, content["budgets"], content["updates"], strict=True)
     ]
@@ -107,21 +109,21 @@ def differences(content: Mapping[str, Any], *, seed: int = 0) -> list[Difference
     found = []
     for number, budget in enumerate(content["budgets"][:-1]):
         baseline = scores[_BASELINE][number]
-        draws = _resampled(baseline, truth, seed)
+        draws = resampled_taus(baseline, truth, _RESAMPLES, seed)
         for strategy, rungs in scores.items():
             if strategy != _BASELINE:
                 apart = tau(rungs[number], truth) - tau(baseline, truth)
-                interval = _middle(_resampled(rungs[number], truth, seed) - draws)
+                interval = _middle(resampled_taus(rungs[number], truth, _RESAMPLES, seed) - draws)
                 found.append(Difference(strategy, budget, apart, interval))
     return found
 
 
-def _truth(content: Mapping[str, Any]) -> _Scores:
+def _truth(content: Mapping[str, Any]) -> Array:
     truth = content["comparison"]["truth"]
     return _scores(truth, truth, content["task"]["maximize"])
 
 
-def _scores_of(content: Mapping[str, Any]) -> dict[str, list[_Scores]]:
+def _scores_of(content: Mapping[str, Any]) -> dict[str, list[Array]]:
     """Of each strategy's rungs, the configurations in the order of the truth."""
     comparison, maximize = content["comparison"], content["task"]["maximize"]
     return {
@@ -130,7 +132,7 @@ def _scores_of(content: Mapping[str, Any]) -> dict[str, list[_Scores]]:
     }
 
 
-def tau(one: _Scores, other: _Scores) -> float:
+def tau(one: Array, other: Array) -> float:
     """Kendall's tau-b, which allows for ties.
 
     >>> tau(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])).__round__(3)
@@ -139,7 +141,7 @@ def tau(one: _Scores, other: _Scores) -> float:
     return float(stats.kendalltau(one, other).statistic)
 
 
-def _scores(figures: Figures, order: Figures, maximize: bool) -> _Scores:
+def _scores(figures: Figures, order: Figures, maximize: bool) -> Array:
     """The higher the better; what came to nothing is worse than all."""
     return np.array([_score(figures[label], maximize) for label in order])
 
@@ -148,14 +150,7 @@ def _score(figure: float | None, maximize: bool) -> float:
     return -math.inf if figure is None else figure if maximize else -figure
 
 
-def _resampled(one: _Scores, other: _Scores, seed: int) -> _Scores:
-    """Taus of configurations drawn with replacement, the same for the same seed; NaN where all drawn are equal."""
-    random = np.random.default_rng(seed)
-    draws = random.integers(0, len(one), (_RESAMPLES, len(one)))
-    return np.array([tau(one[draw], other[draw]) for draw in draws])
-
-
-def _middle(values: Sequence[float] | _Scores) -> tuple[float, float]:
+def _middle(values: Sequence[float] | Array) -> tuple[float, float]:
     """2.5 % and 97.5 %, without those that are NaN; values may be infinite."""
     there = [value for value in values if not math.isnan(value)]
     if not there:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+Array = np.ndarray[Any, Any]
 ALPHA = 0.05
 _RESAMPLES = 10_000
 _BLOCKS = 10  # from which on the chi-square of Friedman's test is near enough
@@ -129,7 +130,7 @@ def _compare(both: pd.DataFrame, one: str, other: str, random: np.random.Generat
     }
 
 
-def sign_flip(differences: np.ndarray[Any, Any], random: np.random.Generator) -> float:
+def sign_flip(differences: Array, random: np.random.Generator) -> float:
     """The two-sided p of the mean of paired differences under changes of their signs.
 
     Exact for up to 18 of them that are not 0; else by 10,000 changes drawn at random.
@@ -157,7 +158,7 @@ def _rounded_mean(values: Any, axis: int = -1) -> Any:
     return np.round(np.mean(values, axis=axis), 12)
 
 
-def _interval(groups: Sequence[np.ndarray[Any, Any]], random: np.random.Generator) -> tuple[float, float]:
+def _interval(groups: Sequence[Array], random: np.random.Generator) -> tuple[float, float]:
     """The percentile interval of the mean, each group resampled by itself."""
     total = sum(len(group) for group in groups)
     sums = np.zeros(_RESAMPLES)
@@ -165,6 +166,25 @@ def _interval(groups: Sequence[np.ndarray[Any, Any]], random: np.random.Generato
         sums += group[random.integers(0, len(group), (_RESAMPLES, len(group)))].sum(1)
     low, high = np.percentile(sums / total, [2.5, 97.5])
     return float(low), float(high)
+
+
+def resampled_taus(one: Array, other: Array, resamples: int, seed: int = 0) -> Array:
+    """Kendall's tau-b of things drawn with replacement, the same draws for the same seed; NaN where all drawn are equal.
+
+    Args:
+        one, other: two figures of each thing; infinite ones are the last or the first.
+        resamples: how often.
+        seed: of the draws.
+    """
+    random, n = np.random.default_rng(seed), len(one)
+    signs = [np.sign(ranks[:, None] - ranks[None, :]) for ranks in map(stats.rankdata, (one, other))]
+    taus = np.full(resamples, math.nan)
+    for number in range(resamples):
+        drawn = random.integers(0, n, n)
+        x, y = (sign[np.ix_(drawn, drawn)] for sign in signs)  # one that is drawn twice makes no pair with itself
+        if scale := math.sqrt(np.square(x).sum() * np.square(y).sum()):
+            taus[number] = (x * y).sum() / scale
+    return taus
 
 
 def _holm(ps: Sequence[float]) -> list[float]:
@@ -223,7 +243,6 @@ def ranks(runs: pd.DataFrame, value: str, maximize: dict[str, bool]) -> Ranks | 
     if len(medians) > tasks:
         few = " With so few blocks Friedman's p is an approximation." if p == p and len(medians) < _BLOCKS else ""
         caveat = f"Budgets of one task are not independent blocks, so the ranks look surer than they are.{few}"
-    return Ranks(mean, len(medians), p, pairwise, caveat)
     return Ranks(mean, len(medians), p, pairwise, caveat)
 
 

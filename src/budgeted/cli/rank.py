@@ -40,6 +40,5 @@ def rank(study: Path, reference: str | None, out: Path | None, formats: str | No
     for one in found:
         print_ranking(one, console)
     place = manifest.path if out is None else out
-    place.mkdir(parents=True, exist_ok=True)
     if written := write_rankings(found, place, endings):
         click.echo(f"\n{short(place)}: {', '.join(file.name for file in written)}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..core.errors import BudgetedError
 from ..core.text import file_name
 from . import options
-from .study import engine_for, read_seeds, seconds_between_saves
+from .report import short, width
+from .study import engine_for, read_seeds
 
 if TYPE_CHECKING:
     from ..study.engine import Engine
     from ..study.search import Climb, Ladder
     from ..study.work import Options
-
-_WIDTH = 120  # where the output is no terminal
 
 
 @click.command()
@@ -38,14 +34,7 @@ _WIDTH = 120  # where the output is no terminal
 @click.option("--budget", help="Another largest budget.")
 @click.option("--seeds", help="How many seeds, or which: 3, or '0,1,2'.  [default: the search's]")
 @click.option("--name", "called", help="What the search's folder is called.  [default: NAME]")
-@options.out
-@options.data
-@options.device
-@options.jobs
-@options.ray
-@options.gpus
-@options.save_every
-@options.keep
+@options.many_runs
 @options.retry
 @click.option("--dry-run", is_flag=True, help="Say what would be trained at most, and train nothing.")
 def search(
@@ -85,31 +74,24 @@ def search(
         for each, title in built_in().items():
             click.echo(f"  {each}  {title}")
         return
-    seconds = seconds_between_saves(save_every)
+    seconds = options.seconds("--save-every", save_every)
     given = {"strategy": strategy, "task": task, "budget": budget, "seeds": tuple(read_seeds(seeds)) or None}
     wanted = replace(read_search(name), **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
     wanted = replace(wanted, name=file_name(called or wanted.name))
-    _require_report()
+    options.require_packages(("numpy", "scipy", "matplotlib"))
     from ..study.work import Options
 
     root = None if data is None else str(data.resolve())
     how = Options(str(out.resolve()), root, device, seconds, keep)  # type: ignore[arg-type]
-    with engine_for(jobs, ray, gpus, device) as engine:
-        from ..study.search import find_ladder
+    from ..study.search import FOLDER, find_ladder
 
+    with engine_for(jobs, ray, gpus, device) as engine:
         ladder = find_ladder(wanted, engine, how)
         if dry_run:
             _say_what(ladder, compare=compare)
             return
         content = (_compare if compare else _search)(ladder, engine, how, out, retry)
-    _report_on(content, out / "searches" / wanted.name)
-
-
-def _require_report() -> None:
-    """Say before anything is trained what the report at the end would lack."""
-    for name in ("numpy", "scipy", "matplotlib"):
-        if importlib.util.find_spec(name) is None:
-            raise BudgetedError(f"the report needs {name}, which is not installed: pip install 'budgeted[study]'")
+    _report_on(content, out / FOLDER / wanted.name)
 
 
 def _search(ladder: Ladder, engine: Engine, how: Options, out: Path, retry: bool) -> dict[str, Any]:
@@ -160,10 +142,8 @@ def _report_on(content: Mapping[str, Any], folder: Path) -> None:
     from rich.console import Console
 
     from ..report.search import SearchReport
-    from .report import short
 
-    width = None if Console().is_terminal else max(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
     report = SearchReport(content)
-    report.print(Console(width=width))
+    report.print(Console(width=width()))
     written = [folder / "search.json", *report.write(folder)]
     click.echo(f"\n{short(folder)}: {', '.join(file.name for file in written)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import BudgetedError
-from ..core.text import file_name, parse_duration
+from ..core.text import file_name
 from . import options
 
 if TYPE_CHECKING:
     from ..study.engine import Engine
     from ..study.plan import Study
+
+_REPORT = ("pandas", "scipy", "statsmodels", "scikit_posthocs", "plotly", "itables", "matplotlib")
 
 
 @click.command()
@@ -29,14 +30,7 @@ if TYPE_CHECKING:
 @click.option("--refined", is_flag=True, help="A row more: the schedule that the linear row's gradient norms ask for.")
 @click.option("--precision", help="As of budgeted train.  [default: the study's]")
 @click.option("--name", "called", help="What the study's folder is called.  [default: NAME-TASK]")
-@options.out
-@options.data
-@options.device
-@options.jobs
-@options.ray
-@options.gpus
-@options.save_every
-@options.keep
+@options.many_runs
 @click.option("--no-share", is_flag=True, help="Train each run alone, from its first update.")
 @options.retry
 @click.option("--dry-run", is_flag=True, help="Say what would be trained, and train nothing.")
@@ -88,7 +82,7 @@ def study(
         for each, title in built_in().items():
             click.echo(f"  {each:{width}}  {title}")
         return
-    seconds = seconds_between_saves(save_every)
+    seconds = options.seconds("--save-every", save_every)
     changed = {} if precision is None else {"precision": precision}
     wanted = read_study(name).narrowed(
         tasks=tasks, budgets=_list(budgets), seeds=read_seeds(seeds), rows=rows, **changed
@@ -102,7 +96,7 @@ def study(
 
         require(trackers)
     if not (no_report or dry_run):
-        _require_report()
+        options.require_packages(_REPORT, ", or give --no-report")
     from ..study.work import Options
 
     root = None if data is None else str(data.resolve())
@@ -124,15 +118,6 @@ def study(
         raise click.exceptions.Exit(1)  # which runs, and why, was said
 
 
-def _require_report() -> None:
-    """Say before anything is trained what the table at the end would lack."""
-    for name in ("pandas", "scipy", "statsmodels", "scikit_posthocs", "plotly", "itables", "matplotlib"):
-        if importlib.util.find_spec(name) is None:
-            raise BudgetedError(
-                f"the report needs {name}, which is not installed: pip install 'budgeted[study]', or give --no-report"
-            )
-
-
 def _called(name: str, tasks: tuple[str, ...]) -> str:
     return "-".join([file_name(name.replace("/", "-")), *map(file_name, tasks)])
 
@@ -147,18 +132,6 @@ def _list(text: str | None) -> list[str]:
         else:
             parts[-1] += character
     return [part.strip() for part in parts if part.strip()]
-
-
-def seconds_between_saves(save_every: str) -> float:
-    """What --save-every says.
-
-    Raises:
-        BudgetedError: where it is no time.
-    """
-    seconds = parse_duration(save_every)
-    if seconds is None or seconds <= 0:
-        raise BudgetedError(f"--save-every '{save_every}' is not a time; write for example 30s or 5min")
-    return seconds
 
 
 def read_seeds(text: str | None) -> list[int]:

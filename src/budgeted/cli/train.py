@@ -20,7 +20,6 @@ from ..core.record import RunFolder, Spec, finite
 from ..core.refine import inner, is_refined
 from ..core.replay import copy_trace, replayed
 from ..core.spec import schedule as read_schedule
-from ..core.text import parse_duration
 from . import options
 
 
@@ -127,7 +126,7 @@ def train(
     budgeted train mine.py:MyTask --budget "1h or 30ep"
     budgeted train --resume runs/digits-0123456789
     """
-    seconds = _seconds("--save-every", save_every)
+    seconds = options.seconds("--save-every", save_every)
     folder, replaced = None, None
     if resume is not None and resume != "auto":
         _require_only("--resume", (*_DEFINITION, "out", "replay"))
@@ -183,8 +182,8 @@ def train(
             raise
         # What else the command needs to go on is not in the folder.
         again = [("--data", data), ("--device", device)]
-        options = "".join(f" {option} {shlex.quote(str(given))}" for option, given in again if _on_command_line(option))
-        raise Interrupted(f"{error}{options}") from None
+        where = "".join(f" {option} {shlex.quote(str(given))}" for option, given in again if _on_command_line(option))
+        raise Interrupted(f"{error}{where}") from None
     if not team.leads:
         return
     if as_json:
@@ -237,13 +236,6 @@ def _require_probes(probes: int | None, share: float | None, free: bool) -> None
         raise BudgetedError(f"--probe-share is a share above 0 and up to 1, and is {share}")
     if probes is None and (share is not None or free):
         raise BudgetedError(f"{'--free-probes' if free else '--probe-share'} goes with --probes: how often to measure")
-
-
-def _seconds(option: str, text: str) -> float:
-    seconds = parse_duration(text)
-    if seconds is None or seconds <= 0:
-        raise BudgetedError(f"{option} '{text}' is not a time; write for example 30s or 5min")
-    return seconds
 
 
 def _changed_budget(now: str, text: str | None, change: str | None) -> Budget | None:

@@ -83,9 +83,7 @@ class Spec:
     optimizer: str | None = None
     lr: float | None = None  # the base rate
     subset: float | None = None  # the share of the training data that is drawn once, before training
-    probes: int | None = (
-        None  # how often the full gradient is measured, at even intervals of progress, both ends included
-    )
+    probes: int | None = None  # how often the full gradient is measured, at both ends and evenly in between
     probe_share: float | None = None  # of the training data that it is measured on; None for all of it
     probes_charged: bool | None = None  # whether the budget pays for them; None for yes
 

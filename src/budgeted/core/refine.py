@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,16 +79,9 @@ def _resampled(history: Sequence[tuple[float, float]], count: int) -> list[float
     found: list[list[float]] = [[] for _ in range(count)]
     for p, norm in history:
         found[min(int(p * count), count - 1)].append(norm)
-    known = [(k, statistics.fmean(norms)) for k, norms in enumerate(found) if norms]
-    filled, upper = [], 0
-    for k in range(count):
-        while upper < len(known) - 1 and known[upper][0] < k:
-            upper += 1
-        lower = max(0, upper - 1) if known[upper][0] > k else upper
-        (x0, y0), (x1, y1) = known[lower], known[upper]
-        share = 0.0 if x1 == x0 else min(max((k - x0) / (x1 - x0), 0.0), 1.0)
-        filled.append(y0 * (1 - share) + y1 * share)
-    return filled
+    known = [((k + 0.5) / count, statistics.fmean(norms)) for k, norms in enumerate(found) if norms]
+    between = Points(((0.0, known[0][1]), *known, (1.0, known[-1][1])))
+    return [between.factor((k + 0.5) / count) for k in range(count)]
 
 
 def _median_filtered(values: Sequence[float], width: int) -> list[float]:
@@ -100,17 +93,10 @@ def _median_filtered(values: Sequence[float], width: int) -> list[float]:
 
 def _points(factors: Sequence[float], intervals: int) -> Points:
     """The curve at even intervals, 1 at its highest and 0 at the end, in figures of four digits."""
-    count = len(factors)
-    places = [(k + 0.5) / count for k in range(count)]
-    ends = [factors[0] + (factors[0] - factors[1]) / 2, *factors, 0.0]
-    at = [0.0, *places, 1.0]
-    values, upper = [], 1
-    for k in range(intervals + 1):
-        p = k / intervals
-        while at[upper] < p:
-            upper += 1
-        share = (p - at[upper - 1]) / (at[upper] - at[upper - 1])
-        values.append(max(0.0, ends[upper - 1] * (1 - share) + ends[upper] * share))
+    middles = [((k + 0.5) / len(factors), factor) for k, factor in enumerate(factors)]
+    first = max(0.0, factors[0] + (factors[0] - factors[1]) / 2)
+    curve = Points(((0.0, first), *middles, (1.0, 0.0)))
+    values = [curve.factor(k / intervals) for k in range(intervals + 1)]
     highest = max(values)
     return Points(tuple((round(k / intervals, 6), float(f"{v / highest:.4g}")) for k, v in enumerate(values)))
 
@@ -158,6 +144,11 @@ def inner(schedule: str) -> str:
 def source(spec: Spec) -> Spec | None:
     """The run whose norms another one's schedule is refined from, which differs in its schedule alone; None for others."""
     return replace(spec, schedule=inner(spec.schedule)) if is_refined(spec.schedule) else None
+
+
+def sources(specs: Iterable[Spec]) -> list[Spec]:
+    """The runs that some others are refined from."""
+    return [other for spec in specs if (other := source(spec)) is not None]
 
 
 def resolved(spec: Spec, runs: Path) -> str:

@@ -77,7 +77,7 @@ def write_rankings(found: Sequence[Ranking], out: Path, formats: Sequence[str] =
 
     Args:
         found: a ranking for each task.
-        out: the folder.
+        out: the folder; made where it is missing.
         formats: some of md, csv, tex, png, svg; others are passed over.
 
     Returns:
@@ -86,6 +86,8 @@ def write_rankings(found: Sequence[Ranking], out: Path, formats: Sequence[str] =
     Raises:
         RunFolderError: where one cannot be written.
     """
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
     texts = {"md": markdown, "csv": ranking_csv, "tex": latex}
     written = []
     for ending in formats:

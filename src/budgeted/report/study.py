@@ -45,7 +45,9 @@ class Report:
         if self.study["value"] != "best_progress" and not self.study.get("ranks"):
             maximize = {table.task: table.maximize for table in self.tables}
             self.ranks = statistics.ranks(self.runs, self.study["value"], maximize)
-        self.probes = gradients.probes_of(self.runs)
+        # Of a study without probes no rows need be read.
+        probed = [cell["spec"].get("probes") is not None for cell in manifest.content["cells"]]
+        self.probes = gradients.probes_of(self.runs[probed])
         self.rankings = self._rankings()
         self.remarks = list(self._remarks())
 

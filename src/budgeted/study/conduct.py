@@ -14,7 +14,7 @@ from ..core.budget import Terms
 from ..core.errors import BudgetedError, Interrupted, StudyError
 from ..core.manifest import Manifest
 from ..core.record import RunFolder, Spec
-from ..core.refine import source
+from ..core.refine import sources
 from ..core.signals import Signals
 from . import sharing
 from .engine import Ended, Engine
@@ -57,7 +57,7 @@ class _Job:
     sources: list[Spec] = field(init=False)  # runs that theirs are refined from
 
     def __post_init__(self) -> None:
-        self.sources = [other for spec in self.specs if (other := source(spec)) is not None]
+        self.sources = sources(self.specs)
 
 
 def find_facts(study: Study, engine: Engine, options: Options) -> dict[str, Facts]:
@@ -177,8 +177,8 @@ def forecast(study: Study, engine: Engine, options: Options, *, share: bool) -> 
     """
     facts = find_facts(study, engine, options)
     terms = {task: found.terms for task, found in facts.items()}
-    specs = list(dict.fromkeys(cell.spec for cell in study.cells(facts)))
-    specs = list(dict.fromkeys([*specs, *(other for spec in specs if (other := source(spec)) is not None)]))
+    wanted = [cell.spec for cell in study.cells(facts)]
+    specs = list(dict.fromkeys([*wanted, *sources(wanted)]))
     missing = [spec for spec in specs if RunFolder.finished(Path(options.out), spec) is None]
     updates = sum(sharing.length(spec, terms[spec.task]) or 0 for spec in missing)
     saved = sharing.saved(missing, terms) if share else 0
@@ -200,8 +200,7 @@ class _Director:
     ) -> None:
         self._engine, self._options = engine, options
         self._terms: dict[str, Terms] = {task: found.terms for task, found in facts.items()}
-        sources = [other for spec in specs if (other := source(spec)) is not None]  # which the others wait for
-        wanted = {spec.name: spec for spec in (*specs, *sources)}
+        wanted = {spec.name: spec for spec in (*specs, *sources(specs))}  # which the others wait for
         parked = {spec.name: spec for spec in beside if spec.name not in wanted}
         self._specs, self._parked = wanted | parked, frozenset(parked)
         weights = {name: float(sharing.length(s, self._terms[s.task]) or 1) for name, s in wanted.items()}

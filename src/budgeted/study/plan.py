@@ -120,7 +120,7 @@ class Study:
             _readable(f"study '{self.name}', budgets", Budget.parse, budget)
         if self.ranks is not None:
             self._require_ranks()
-        require_probes(f"study '{self.name}'", self.probes, self.probe_share)
+        _require_probes(f"study '{self.name}'", self.probes, self.probe_share)
         for row in self.rows:
             _readable(f"study '{self.name}', row '{row.label}'", _schedule, row.schedule, "1ep")
             if strange_column := next((b for b in row.budgets or () if b not in self.budgets), None):
@@ -263,7 +263,7 @@ def resolved(budget: str, full: str) -> Budget:
     return Budget(tuple(dict.fromkeys(parts)))
 
 
-def require_probes(where: str, probes: int | None, share: float | None) -> None:
+def _require_probes(where: str, probes: int | None, share: float | None) -> None:
     """Refuse what no run can be probed by.
 
     Raises:

@@ -75,13 +75,25 @@ def read_study(given: str) -> Study:
         raise StudyError(
             f"study '{given}' is unknown{nearest(given, names) or ';'} they are {', '.join(names)}, or your own as FILE.toml"
         )
+    return study_from(read_toml(path, f"study '{given}'"), path.stem)
+
+
+def read_toml(path: Any, what: str) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Args:
+        path: of the file, or its resource.
+        what: what it is of, for instance `study 'mine.toml'`.
+
+    Raises:
+        StudyError: for a file that cannot be read or is not TOML.
+    """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise StudyError(f"cannot read study '{given}': {error.strerror}") from None
+        raise StudyError(f"cannot read {what}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyError(f"study '{given}' is not TOML: {error}") from None
-    return study_from(found, path.stem)
+        raise StudyError(f"{what} is not TOML: {error}") from None
 
 
 def study_from(found: Mapping[str, Any], name: str) -> Study:

@@ -39,7 +39,7 @@ from typing import Any, final
 from ..core.errors import StudyError
 from ..core.text import format_number, nearest
 from .plan import Row
-from .read import require_kinds
+from .read import read_toml, require_kinds
 
 STRATEGIES = ("fitted", "trunk", "truncated")
 VALUES = ("final", "best")
@@ -187,13 +187,7 @@ def read_search(given: str) -> Search:
         raise StudyError(
             f"search '{given}' is unknown{nearest(given, names) or ';'} they are {', '.join(names)}, or your own as FILE.toml"
         )
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StudyError(f"cannot read search '{given}': {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise StudyError(f"search '{given}' is not TOML: {error}") from None
-    return search_from(found, given if given in names else path.stem)
+    return search_from(read_toml(path, f"search '{given}'"), given if given in names else path.stem)
 
 
 def search_from(found: Mapping[str, Any], name: str) -> Search:

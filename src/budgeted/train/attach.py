@@ -302,22 +302,11 @@ class Run:
             BudgetedError: as `full_gradient`, and for charged=False in a run of several ranks.
         """
         ledger = self.ledger
-        if charged:
-            paid: AbstractContextManager[None] = ledger.measure("probe", more)
-        else:
-            paid = ledger.uncharged()
+        paid = ledger.measure("probe", more) if charged else ledger.uncharged()
         with self._unhooked(), self._tally.aside(), paid:
             found = full_gradient(model, loss, batches, of=of)
-        factor = self.next_factor if not self.done else self._end_factor()
-        self.probes.append(Probe(ledger.steps, self.progress, factor, found))
+        self.probes.append(Probe(ledger.steps, self.progress, self.next_factor, found))
         return self.probes[-1]
-
-    def _end_factor(self) -> float:
-        return (
-            self.schedule.factor(1.0)
-            if isinstance(self.schedule, Schedule) and not isinstance(self.schedule, Over)
-            else self.factor
-        )
 
     def count(self, samples: float = 0, tokens: float = 0, flops: float = 0) -> None:
         """Say what the update under way spends; micro-batches of one update add up."""

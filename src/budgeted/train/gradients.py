@@ -7,16 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from .losses import Mean
+
 _EVERY = 256  # to twice as many updates each is measured; from there to four times as many every second, and so on
-_UNREAD = 256  # norms of a device that may go unread
 
 
-class Norms:
+class Norms(Mean):
     """The mean norm since the last logged row, of some updates: which ones depends on nothing but their number."""
-
-    def __init__(self) -> None:
-        self._unread: list[Tensor] = []
-        self._sum, self._count = 0.0, 0
 
     @staticmethod
     def due(step: int) -> bool:
@@ -26,38 +23,6 @@ class Norms:
         [510, 511, 512, 514, 516, 518]
         """
         return step % (1 << max(0, (step // _EVERY).bit_length() - 1)) == 0
-
-    def note(self, norm: Tensor) -> None:
-        """Take a norm, which is read later."""
-        self._unread.append(norm)
-        if len(self._unread) >= _UNREAD:
-            self._read()
-
-    def _read(self) -> None:
-        if self._unread:
-            for value in torch.stack(self._unread).tolist():  # one by one, so that when it is read makes no difference
-                self._sum += value
-            self._count += len(self._unread)
-            self._unread.clear()
-
-    def mean(self) -> float | None:
-        """The mean since the last restart, or None where none was measured."""
-        self._read()
-        return self._sum / self._count if self._count else None
-
-    def restart(self) -> None:
-        """Begin the next mean."""
-        self._unread.clear()
-        self._sum, self._count = 0.0, 0
-
-    def state_dict(self) -> dict[str, float]:
-        """The sum and the number of norms since the last restart."""
-        self._read()
-        return {"sum": self._sum, "count": self._count}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Go on from a state."""
-        self._sum, self._count = state["sum"], int(state["count"])
 
 
 def norm(parameters: Iterable[Tensor]) -> Tensor:

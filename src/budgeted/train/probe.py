@@ -307,7 +307,7 @@ def watching(optimizer: Optimizer, base: float = 0.1) -> Iterator[Moved]:
     """
     _require_positive(base)
     _require_known(optimizer)
-    if isinstance(optimizer, torch.optim.RMSprop) and any(group["momentum"] for group in optimizer.param_groups):
+    if not is_watchable(optimizer):
         raise BudgetedError(
             "RMSprop's momentum mixes steps that were divided by different v, so no single rate made this one; use equivalent_rate"
         )
@@ -321,6 +321,11 @@ def watching(optimizer: Optimizer, base: float = 0.1) -> Iterator[Moved]:
 def is_adaptive(optimizer: Optimizer) -> bool:
     """Whether equivalent rates are known of it."""
     return isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW | torch.optim.RMSprop)
+
+
+def is_watchable(optimizer: Optimizer) -> bool:
+    """Whether what it moves the weights by is a rate of their own times one direction."""
+    return is_adaptive(optimizer) and not any(group.get("momentum") for group in optimizer.param_groups)
 
 
 def _require_known(optimizer: Optimizer) -> None:

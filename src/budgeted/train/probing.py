@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor, nn
+
 from ..core.errors import BudgetedError, BudgetError
 from ..core.record import Spec
 from .attach import Run
@@ -70,13 +72,13 @@ class Probing:
         run, task, given = session.run, session.task, session.circumstances
         batches, of = self._data(session.data.train, session.spec.seed)
 
-        def loss(model: object, batch: Batch) -> object:
+        def loss(model: nn.Module, batch: Batch) -> Tensor:
             # Here alone a signal may break in: not while the model is being put back as it was.
             with given.signals.at_once, session.precision.autocast(given.device):
-                return task.loss(model, session.precision.prepare(batch))  # type: ignore[arg-type]
+                return task.loss(model, session.precision.prepare(batch))
 
         more = max(1, self.points - self._crossed(run)) if not run.done else 0
-        found = run.probe(session.model, loss, batches, of=of, charged=self.charged, more=more).gradient  # type: ignore[arg-type]
+        found = run.probe(session.model, loss, batches, of=of, charged=self.charged, more=more).gradient
         self.seconds = found.seconds
         figures = {"full_gradient": found.norm}
         if found.error is not None:

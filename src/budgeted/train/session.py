@@ -35,7 +35,7 @@ from .evaluation import Evaluations, has_batch_norm, with_fresh_statistics
 from .gradients import Norms, norm
 from .losses import Losses
 from .precision import Choice, Precision, fastest, named, whole_batch
-from .probe import is_adaptive, watching
+from .probe import is_watchable, watching
 from .probing import Probing
 from .process import random_state, random_state_kept, seed, set_random_state
 from .recipe import varied
@@ -280,12 +280,12 @@ class Session:
         self.norm = None
         if Norms.due(self.run.ledger.steps):
             self.norm = norm(p for group in self.optimizer.param_groups for p in group["params"])
-            self.norms.note(self.norm)
+            self.norms.keep(self.norm)
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:
         """The first update after a probe is watched where the optimizer chooses rates of its own."""
-        if self.probing is None or not self.probing.watch or not _watchable(self.optimizer):
+        if self.probing is None or not self.probing.watch or not is_watchable(self.optimizer):
             yield
             return
         self.probing.watch = False
@@ -307,7 +307,7 @@ class Session:
             self.trace.add(position, run.factor)
         self.losses.note(loss, run.ledger.steps)
         if self.lender is not None and self.lender.norm is not None:
-            self.norms.note(self.lender.norm)
+            self.norms.keep(self.lender.norm)
         self.shared += 1
 
     def pending(self) -> Iterator[Row]:
@@ -849,11 +849,6 @@ def _choose_precision(
     if spec.deterministic:
         return Choice(named("float32"), torch.get_num_threads(), {})
     return fastest(model, next(data.train.epoch(spec.seed, 0)), task.loss, device)
-
-
-def _watchable(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether what it moves the weights by is a rate of their own times one direction."""
-    return is_adaptive(optimizer) and not any(group.get("momentum") for group in optimizer.param_groups)
 
 
 def _environment(device: torch.device, choice: Choice, team: Team, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
