@@ -80,6 +80,13 @@ def test_less_may_be_better():
     assert "gained no more than" in told("linear", lambda p: 1 - min(p, 0.5), maximize=False)[1]
 
 
+def test_a_task_that_was_solved_at_the_first_evaluation():
+    (_, sentence) = told("linear", lambda _: 0.99)
+    assert sentence == (
+        "Nothing was gained after the first evaluation, at p = 0.10: a smaller budget may buy as much (see `budgeted forecast`)."
+    )
+
+
 def test_a_run_that_never_got_better():
     assert told("linear", lambda p: 0.5 - 0.1 * p)[1].startswith("No evaluation was better than the first")
 

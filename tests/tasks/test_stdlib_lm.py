@@ -102,6 +102,8 @@ def test_a_text_that_is_too_short_or_cannot_be_read(tmp_path):
     short.write_text("too short")
     with pytest.raises(TaskError, match=r"has 9 bytes, .* a text to train on has at least 85,140"):
         StdlibLM().data(short, CPU)
+    with pytest.raises(TaskError, match=r"there is no '.*none.txt'; --data names a text file to train on"):
+        StdlibLM().data(tmp_path / "none.txt", CPU)
     with pytest.raises(TaskError, match="cannot read the text"):
         own_text(tmp_path / "none.txt")
 

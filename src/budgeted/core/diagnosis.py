@@ -11,6 +11,7 @@ _LOW = 0.02  # of its highest: a rate below it moves the weights hardly any more
 _GAIN = 0.02  # of all that was gained after the first evaluation: what comes after less is left is counted as nothing
 _WASTED = 0.15  # of the budget, after its last gain
 _EVALUATIONS = 5  # from which on it is said where the metric stood still
+_SMALLER = "a smaller budget may buy as much (see `budgeted forecast`)"
 _PART = 0.05  # of the rows at each end, whose mean norms are compared
 
 Row = Mapping[str, Any]
@@ -76,6 +77,9 @@ def _wasted(rows: Sequence[Row], result: Mapping[str, Any], highest: float) -> I
     sign = 1.0 if result.get("maximize", True) else -1.0
     values = [sign * value for _, value in found]
     gained = max(values) - values[0]
+    if gained <= 0 and values[-1] == max(values):
+        yield f"Nothing was gained after the first evaluation, at p = {found[0][0]:.2f}: {_SMALLER}."
+        return
     if gained <= 0:
         yield "No evaluation was better than the first: the base rate may be too high."
         return
@@ -90,7 +94,7 @@ def _wasted(rows: Sequence[Row], result: Mapping[str, Any], highest: float) -> I
             "nothing. A schedule that decays to the end, such as linear, uses it."
         )
     else:
-        yield f"{rest}: a smaller budget may buy as much (see `budgeted forecast`)."
+        yield f"{rest}: {_SMALLER}."
 
 
 def _low_from(rows: Sequence[Row], highest: float) -> float | None:

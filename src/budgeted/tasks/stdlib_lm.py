@@ -43,8 +43,12 @@ class StdlibLM(Task):
         """The library's text, or that of a file where `root` is one.
 
         Raises:
-            TaskError: for a text that is too short to train on.
+            TaskError: for a text that is not there, or is too short to train on.
         """
+        if root is not None and not root.exists():
+            raise TaskError(
+                f"there is no '{root}'; --data names a text file to train on, or leave it out for the library's"
+            )
         train, held = own_text(root) if root is not None and root.is_file() else library()
         sets = [Text(_bytes(part).to(device), self.window, self.batch_size) for part in (train, held)]
         if min(text.samples for text in sets) < self.batch_size:
