@@ -21,7 +21,7 @@ MODULES = {
 ROOMS: dict[str, set[str] | None] = {
     "core": set(),
     "train": {"core", "torch", "safetensors", "numpy", "pynvml", "schedulefree"},
-    "tasks": {"core", "train", "torch", "torchvision", "sklearn", "numpy"},
+    "tasks": {"core", "train", "torch", "torchvision", "sklearn", "numpy", "PIL", "av", "pycocotools", "scipy"},
     "study": {"core", "train", "tasks", "integrations", "torch", "ray"},
     "analysis": {"core", "numpy", "scipy", "pandas", "statsmodels", "scikit_posthocs"},
     "report": {"core", "analysis", "matplotlib", "rich", "numpy", "pandas", "plotly", "scikit_posthocs"},

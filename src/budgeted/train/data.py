@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Inputs and targets of one update, on the device."""
+    """Inputs and targets of one update, on the device: tensors, or lists of what each sample has where sizes differ."""
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Any
+    targets: Any
 
 
 class TrainingData(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from .process import random_state_kept
 
 _WORTHWHILE = 1.1  # a speed-up below this is not worth other numerics
 _SPREAD = 1.5  # and one below this not worth all threads
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions: images, videos
 _BRIEF = 0.2  # seconds of a pass over a whole batch, up to which it is measured whole
 
 
@@ -31,15 +33,21 @@ class Precision:
     dtype: torch.dtype
 
     def place(self, model: nn.Module, device: torch.device) -> nn.Module:
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return model.to(device).to(memory_format=layout)
+        model = model.to(device)
+        for dimensions, layout in _LAYOUTS.items():
+            wanted = layout if self.channels_last else torch.contiguous_format
+            for p in itertools.chain(model.parameters(), model.buffers()):
+                if p.ndim == dimensions:
+                    p.data = p.data.contiguous(memory_format=wanted)
+        return model
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch in the memory format of the weights."""
-        if batch.inputs.dim() != 4:
+        layout = _LAYOUTS.get(getattr(batch.inputs, "ndim", 0))  # of a list, a model makes batches itself
+        if layout is None:
             return batch
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return Batch(batch.inputs.contiguous(memory_format=layout), batch.targets)
+        wanted = layout if self.channels_last else torch.contiguous_format
+        return Batch(batch.inputs.contiguous(memory_format=wanted), batch.targets)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(device.type, self.dtype)
@@ -86,7 +94,7 @@ def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], T
     neighbour takes one core away each of them waits for it; two threads then run at a quarter of the speed of one.
     The model is copied and the random state kept, so that neither is touched.
     """
-    convolutional = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    convolutional = any(isinstance(module, nn.Conv2d | nn.Conv3d) for module in model.modules())
     rivals = [p for p in PRECISIONS.values() if p.channels_last == convolutional or p.name == "float32"]
     few, trials = _quarter(batch), 2
 

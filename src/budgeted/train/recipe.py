@@ -90,7 +90,7 @@ def named_model(text: str, task: Task) -> nn.Module:
                 f"model '{text}' is unknown{nearest(name, models) or ';'} {known}; or name your own as file.py:Name"
             )
         try:
-            model = models[name](*map(_whole, positional), **{key: _whole(value) for key, value in named.items()})
+            model = models[name](*map(whole, positional), **{key: whole(value) for key, value in named.items()})
         except TypeError as error:
             raise TaskError(f"model '{text}': {error}") from None
     if not isinstance(model, nn.Module):
@@ -98,6 +98,6 @@ def named_model(text: str, task: Task) -> nn.Module:
     return model
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """A number that is whole as such: it was read as a float."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

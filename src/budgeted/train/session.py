@@ -41,6 +41,7 @@ from .process import random_state, random_state_kept, seed, set_random_state
 from .recipe import varied
 from .schedule_free import enter_training, evaluation_mode
 from .shared import SharedLedger
+from .stream import Stream
 from .task import Data, Task
 from .team import Team
 
@@ -201,7 +202,7 @@ class Session:
         if saved is None:
             if team.leads:
                 began = time.monotonic()
-                folder.write("environment", _environment(given.device, choice, team, optimizer))
+                folder.write("environment", _environment(given.device, choice, team, optimizer, _settings(task)))
                 run.ledger.expect("result", time.monotonic() - began)  # is as small a file
             session._require_time(choice)
         else:
@@ -726,6 +727,11 @@ class Session:
             with self.run.measure("picture", more), contextlib.suppress(RunFolderError):  # the rows have what it shows
                 self.circumstances.picture(self.folder)
 
+    def _skipped(self) -> int:
+        """Samples that could not be read."""
+        sets = (self.data.train, self.data.validation)
+        return sum(len(one.skipped.why) for one in sets if isinstance(one, Stream))
+
     def _diagnosis(self, result: Mapping[str, Any]) -> list[str]:
         with contextlib.suppress(RunFolderError):  # damage among the rows is told when they are read
             if self.rows is not None:
@@ -760,6 +766,7 @@ class Session:
             "activities": {name: round(a.seconds, 4) for name, a in run.ledger.activities.items() if a.count},
             "evaluations_skipped": self.evaluations.skipped,
             "left_out": self.left_out,
+            "skipped_samples": self._skipped(),
             "overrun_seconds": round(run.ledger.overrun(), 4),
             "within_warmup": run.ledger.within_warmup,
             "shared_updates": self.shared,
@@ -851,7 +858,13 @@ def _choose_precision(
     return fastest(model, next(data.train.epoch(spec.seed, 0)), task.loss, device)
 
 
-def _environment(device: torch.device, choice: Choice, team: Team, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _environment(
+    device: torch.device,
+    choice: Choice,
+    team: Team,
+    optimizer: torch.optim.Optimizer,
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
     return {
         "optimizer": type(optimizer).__name__,
         "machine": machine(),
@@ -859,9 +872,15 @@ def _environment(device: torch.device, choice: Choice, team: Team, optimizer: to
         "threads": choice.threads,
         "processes": team.count,
         "packages": _versions(),
+        "settings": settings,
         "precision": choice.precision.name,
         "forward_backward_seconds": choice.seconds,
     }
+
+
+def _settings(task: Task) -> dict[str, Any]:
+    """What the task chose for this machine or was given; a user's own need not say."""
+    return dict(task.settings()) if hasattr(task, "settings") else {}
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .data import Batch
 from .flops import Flops
 
 _NOTHING = nullcontext()
@@ -71,7 +72,9 @@ class Tally:
 
 
 def batch_size(batch: Any) -> int:
-    """Samples in a batch: the length of the first tensor found in it."""
+    """Samples in a batch: its targets, or the length of the first tensor found in it."""
+    if isinstance(batch, Batch):
+        return len(batch.targets)
     if isinstance(batch, torch.Tensor):
         return len(batch) if batch.ndim else 0
     for part in batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ():

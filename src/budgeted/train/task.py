@@ -72,6 +72,10 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The scalar training loss of a batch."""
 
+    def settings(self) -> Mapping[str, Any]:
+        """What was scaled or found for this machine, by name: kept with each run."""
+        return {}
+
     def tokens(self, batch: Batch) -> float:
         """The tokens in a batch, for budgets that count them; left as it is, there are none."""
         return 0.0
