@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+import time
 
 import numpy as np
 import pytest
@@ -176,3 +177,42 @@ def test_a_model_that_fails_in_float32_fails():
     data = Batch(torch.randn(4, 5), torch.tensor([0, 1, 2, 0]))
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         fastest(nn.Linear(3, 3), data, loss, CPU)
+
+
+def test_a_rival_that_is_far_slower_is_given_up_in_its_first_forward_pass(monkeypatch):
+    """Processors without bf16 take a hundred times as long; a budget in time pays for finding out."""
+    passes = []
+
+    def slow_in_bf16(model, given):
+        if torch.is_autocast_enabled("cpu"):
+            passes.append("bf16")
+            time.sleep(0.5)
+        return loss(model, given)
+
+    monkeypatch.setattr("budgeted.train.precision._PATIENCE", 2.0)
+    choice = fastest(network(), batch(), slow_in_bf16, CPU)
+    assert passes == ["bf16"]
+    assert "bf16-channels-last" not in choice.seconds
+    assert choice.precision.dtype == torch.float32
+
+
+def test_batches_of_lists_are_measured_and_left_as_they_are():
+    """Detection: images of several sizes, and for each what is on it."""
+    images = [torch.rand(3, 8 + k, 9) for k in range(8)]
+
+    def by_itself(model, given):
+        assert isinstance(given.inputs, list)
+        return torch.stack([model(x[None]).square().mean() for x in given.inputs]).mean()
+
+    model = nn.Conv2d(3, 2, 3)
+    data = Batch(images, [{"boxes": torch.zeros(k, 4)} for k in range(8)])
+    assert named("bf16-channels-last").prepare(data) is data
+    assert fastest(model, data, by_itself, CPU).whole_batch[1] == 8
+
+
+def test_videos_have_a_memory_format_of_their_own():
+    precision = named("float32-channels-last")
+    model = precision.place(nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4)), CPU)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    clips = precision.prepare(Batch(torch.rand(2, 3, 4, 5, 6), torch.zeros(2)))
+    assert clips.inputs.is_contiguous(memory_format=torch.channels_last_3d)

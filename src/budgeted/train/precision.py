@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from .data import Batch
 from .process import random_state_kept
 
 _WORTHWHILE = 1.1  # a speed-up below this is not worth other numerics
+_PATIENCE = 2.0  # times the best whole pass that a forward pass may take before its rival is given up
 _SPREAD = 1.5  # and one below this not worth all threads
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions: images, videos
 _BRIEF = 0.2  # seconds of a pass over a whole batch, up to which it is measured whole
@@ -98,8 +100,8 @@ def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], T
     rivals = [p for p in PRECISIONS.values() if p.channels_last == convolutional or p.name == "float32"]
     few, trials = _quarter(batch), 2
 
-    def seconds_of(precision: Precision) -> float:
-        return _time(precision, copy.deepcopy(model), few, loss, device, trials)
+    def seconds_of(precision: Precision, patience: float = math.inf) -> float:
+        return _time(precision, copy.deepcopy(model), few, loss, device, trials, patience)
 
     with random_state_kept():  # dropout draws from it, and a task's own loss from any
         if 4 * seconds_of(named("float32")) < _BRIEF:
@@ -107,11 +109,16 @@ def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], T
         seconds: dict[str, float] = {}
         for precision in rivals:
             try:
-                seconds[precision.name] = seconds_of(precision)
+                took = seconds_of(precision, _PATIENCE * min(seconds.values(), default=math.inf))
             except RuntimeError:  # bf16 lacks some operations
                 if precision.dtype == torch.float32:
                     raise
-        exact = min((p for p in rivals if p.dtype == torch.float32), key=lambda p: seconds[p.name])
+                continue
+            if math.isfinite(took):
+                seconds[precision.name] = took
+        exact = min(
+            (p for p in rivals if p.dtype == torch.float32 and p.name in seconds), key=lambda p: seconds[p.name]
+        )
         best = named(min(seconds, key=lambda name: seconds[name]))
         chosen = best if seconds[exact.name] > _WORTHWHILE * seconds[best.name] else exact
         threads = torch.get_num_threads()
@@ -155,8 +162,12 @@ def _time(
     loss: Callable[[nn.Module, Batch], Tensor],
     device: torch.device,
     trials: int,
+    patience: float = math.inf,
 ) -> float:
-    """Seconds of one forward and backward pass: the shortest of some, after one to warm up."""
+    """Seconds of one forward and backward pass: the shortest of some, after one to warm up.
+
+    Infinite where a forward pass alone takes longer than `patience`: a processor without bf16 may take a hundred times as long.
+    """
     model = precision.place(model, device).train()
     batch = precision.prepare(batch)
     best = float("inf")
@@ -164,6 +175,8 @@ def _time(
         began = time.monotonic()
         with precision.autocast(device):
             value = loss(model, batch)
+        if time.monotonic() - began > patience:
+            return math.inf
         value.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
