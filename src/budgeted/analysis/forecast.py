@@ -42,6 +42,7 @@ from .backtests import (
 )
 from .curves import FAMILIES, Array
 from .pace import Pace, pace_of
+from .results import value_of
 
 TOLERANCE = 0.1  # by which the share of hits may fall short of the level
 _GRID = 400  # points by which a curve is drawn and turned round
@@ -249,7 +250,7 @@ def forecast(
         )
     task = _chosen("task", task, manifest.content["tasks"])
     facts, of_task = manifest.content["tasks"][task], runs[runs["task"] == task]
-    value = manifest.content["study"]["value"]
+    value = value_of(manifest, task)
     value = value if value in ("best", "final") else "best"
     done = of_task[(of_task["status"] == "finished") & np.isfinite(of_task[value].astype(float))]
     by_row = {str(label): points_of(some, value) for label, some in done.groupby("row", sort=False)}

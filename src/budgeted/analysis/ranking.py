@@ -18,6 +18,7 @@ from scipy import stats
 from ..core.errors import StudyError
 from ..core.manifest import Manifest
 from ..core.text import format_number, nearest
+from .results import value_of
 from .statistics import Array, resampled_taus
 from .tables import budget_size, reported
 
@@ -145,7 +146,7 @@ def _reference(manifest: Manifest, schedules: Sequence[str], wanted: str | None)
 
 def _ranking(manifest: Manifest, task: str, frame: pd.DataFrame, reference: str) -> Ranking:
     study, facts = manifest.content["study"], manifest.content["tasks"][task]
-    value, maximize = study["value"], bool(facts["maximize"])
+    value, maximize = value_of(manifest, task), bool(facts["maximize"])
     of_reference = frame[frame["schedule"] == reference]
     budgets = sorted(dict.fromkeys(of_reference["budget"]), key=budget_size)
     full = budgets[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..core.manifest import FOLDER, Manifest
 from ..core.record import RunFolder, Spec
 
 COLUMNS = (
-    "task", "row", "budget", "seed", "run", "status", "reason", "best", "final", "best_progress", "steps",
+    "task", "row", "budget", "seed", "run", "status", "reason", "value", "best", "final", "best_progress", "steps",
     "shared", "seconds", "folder",
 )  # fmt: skip
 
@@ -24,7 +25,8 @@ COLUMNS = (
 def runs_of(manifest: Manifest) -> pd.DataFrame:
     """A row for each cell of a study and seed: `COLUMNS`, in the order of the study.
 
-    `status` is finished, failed, unfinished or missing; figures of what is not finished are NaN.
+    `status` is finished, failed, unfinished or missing; figures of what is not finished are NaN. `value` is the figure that
+    the study's tables show.
 
     Raises:
         StudyError: where the study has no cells.
@@ -33,15 +35,26 @@ def runs_of(manifest: Manifest) -> pd.DataFrame:
         raise StudyError(f"study '{manifest.path}' has no runs")
     rows = []
     for cell in manifest.content["cells"]:
-        spec = Spec(**cell["spec"])
-        rows.append(
-            {
-                **{key: cell[key] for key in ("task", "row", "budget", "seed", "run")},
-                **_figures(manifest.runs, spec, cell.get("folder")),
-            }
-        )
-    figures = ("best", "final", "best_progress", "steps", "shared", "seconds")
+        found = _figures(manifest.runs, Spec(**cell["spec"]), cell.get("folder"))
+        found["value"] = found.get(value_of(manifest, cell["task"]))
+        rows.append({**{key: cell[key] for key in ("task", "row", "budget", "seed", "run")}, **found})
+    figures = ("value", "best", "final", "best_progress", "steps", "shared", "seconds")
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(figures, float))
+
+
+def value_of(manifest: Manifest, task: str) -> str:
+    """Which figure of a task's runs a study is about: best, final or best_progress."""
+    value = str(manifest.content["study"]["value"])
+    return str(manifest.content["tasks"][task].get("judged_by", "best")) if value == "task" else value
+
+
+def finals(runs: pd.DataFrame, metric: str) -> list[float]:
+    """Another figure of each run's final model; NaN where there is none."""
+    found = []
+    for run in runs.itertuples():
+        result = RunFolder(Path(str(run.folder))).result if run.status == "finished" else None
+        found.append(_number(result["final"].get(metric)) if result is not None else math.nan)
+    return found
 
 
 def loose(out: Path) -> Manifest:
@@ -128,7 +141,7 @@ def _figures(out: Path, spec: Spec, name: str | None) -> dict[str, Any]:
 
 
 def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
+    return math.nan if value is None else float(value)
 
 
 def curve(folder: Path, metric: str, points: int = 100) -> pd.DataFrame:

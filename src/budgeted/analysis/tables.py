@@ -7,7 +7,7 @@ import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any, final
 
@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..core.budget import Amount, Budget
 from ..core.manifest import Manifest
+from .results import finals, value_of
 
 # Table 9 counts epochs of 200. Its 50 is the end of the period that ends at 70, T0 = 10 and Tmult = 2 being what they are.
 _PAPERS_COLUMNS = {"15%": "30 ep", "35%": "50 ep", "75%": "150 ep"}
@@ -77,6 +78,7 @@ class Table:
         maximize: which way is better.
         value: which figure of a run: best, final or best_progress.
         partial: whether runs are missing.
+        also: whether the metric is another than the one that the task is judged by first.
     """
 
     title: str
@@ -88,6 +90,12 @@ class Table:
     maximize: bool
     value: str
     partial: bool
+    also: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the table is called among those of a study."""
+        return f"{self.task}, {self.metric}" if self.also else self.task
 
     def cell(self, row: str, column: str) -> Cell:
         return self.cells.get((row, column), Cell())
@@ -107,41 +115,49 @@ class Table:
 
 
 def tables_of(manifest: Manifest, runs: pd.DataFrame) -> list[Table]:
-    """A table for each task of a study.
+    """A table for each task of a study, and one for each other metric that the task is known by.
 
     Args:
         manifest: of the study.
         runs: its runs, as `results.runs_of` gives them.
     """
-    return [_table(manifest, str(task), frame) for task, frame in runs.groupby("task", sort=False)]
+    found = []
+    for name, frame in runs.groupby("task", sort=False):
+        task = str(name)
+        facts, value = manifest.content["tasks"][task], value_of(manifest, task)
+        found.append(_table(manifest, task, frame, facts["metric"], value))
+        if value == "final":
+            for metric in facts.get("also", ()):
+                others = frame.assign(value=finals(frame, metric))
+                found.append(replace(_table(manifest, task, others, metric, value), also=True))
+    return found
 
 
-def _table(manifest: Manifest, task: str, runs: pd.DataFrame) -> Table:
-    study, facts = manifest.content["study"], manifest.content["tasks"][task]
-    value, maximize = study["value"], facts["maximize"]
+def _table(manifest: Manifest, task: str, runs: pd.DataFrame, metric: str, value: str) -> Table:
+    study, maximize = manifest.content["study"], manifest.content["tasks"][task]["maximize"]
     rows, there = _in_order(runs["row"]), _in_order(runs["budget"])
     columns = sorted(there, key=budget_size)
     if value == "best_progress":
         columns = [*columns, ALL]
-    paper = _paper_figures(study, task)
+    paper = _paper_figures(study, task, metric)
     cells: dict[tuple[str, str], Cell] = {}
     for (row, column), some in runs.groupby(["row", "budget"], sort=False):
         known = paper.get((_plain(str(row)), _PAPERS_COLUMNS.get(str(column), str(column))))
-        cells[str(row), str(column)] = _cell(some, value, known)
+        cells[str(row), str(column)] = _cell(some, known)
     if value == "best_progress":
         for row in rows:
             known = paper.get((_plain(row), ">=10%"))
-            cells[row, ALL] = _cell(runs[runs["row"] == row], value, known, mean=True)
+            cells[row, ALL] = _cell(runs[runs["row"] == row], known, mean=True)
     elif len(rows) > 1:
         for column in columns:
             _award(cells, rows, column, maximize)
     partial = bool((runs["status"] != "finished").any())
-    return Table(study["title"], task, facts["metric"], tuple(rows), tuple(columns), cells, maximize, value, partial)
+    return Table(study["title"], task, metric, tuple(rows), tuple(columns), cells, maximize, value, partial)
 
 
-def _cell(some: pd.DataFrame, value: str, paper: float | None, *, mean: bool = False) -> Cell:
+def _cell(some: pd.DataFrame, paper: float | None, *, mean: bool = False) -> Cell:
     done = some[some["status"] == "finished"].sort_values("seed")
-    values = tuple(float(v) for v in done[value] if not math.isnan(v))
+    values = tuple(float(v) for v in done["value"] if not math.isnan(v))
     return Cell(values, len(some), int((some["status"] == "failed").sum()), None, paper, mean)
 
 
@@ -172,15 +188,34 @@ def _in_order(values: Any) -> list[str]:
 # The paper's own figures
 
 
-def _paper_figures(study: Mapping[str, Any], task: str) -> dict[tuple[str, str], float]:
-    """What the paper has for a study: for its own task and model only."""
-    if study.get("paper") is None or task != "cifar10":
+# The paper's names of its tasks, by ours and their metrics.
+_PAPERS_TASKS = {
+    ("cifar10", "accuracy"): "CIFAR-10",
+    ("imagenet", "accuracy"): "ImageNet",
+    ("coco", "box_ap"): "COCO detection",
+    ("coco", "mask_ap"): "COCO instance segmentation",
+    ("cityscapes", "miou"): "Cityscapes",
+    ("kinetics", "accuracy"): "Kinetics-400",
+}
+_SAME_RECIPE = {"folder", "backbone", "decode"}  # arguments of a task that leave the paper's recipe as it is
+
+
+def _paper_figures(study: Mapping[str, Any], task: str, metric: str) -> dict[tuple[str, str], float]:
+    """What the paper has for a study: for its own tasks, models and recipes only."""
+    stem, _, arguments = task.partition("(")
+    changed = {part.partition("=")[0].strip() for part in arguments.rstrip(") ").split(",") if part} - _SAME_RECIPE
+    name = _PAPERS_TASKS.get((stem, metric))
+    if study.get("paper") is None or name is None or changed:
         return {}
-    return {
+    figures = {
         (_plain(row["schedule"]), row["budget"]): float(row["value"])
         for row in reported()
-        if row["table"] == study["paper"] and "standard deviation" not in row["metric"]
+        if row["table"] in study["paper"].split(",")
+        and row["task"].partition(" / ")[0] == name
+        and "standard deviation" not in row["metric"]
     }
+    usual = "poly" if stem == "cityscapes" else "step"
+    return figures | {("off-the-shelf", budget): value for (row, budget), value in figures.items() if row == usual}
 
 
 def _plain(label: str) -> str:

@@ -80,7 +80,7 @@ def _section(number: int, table: Table) -> str:
     body = "".join(f"<tr><th>{html.escape(row)}</th>{''.join(_cells(table, row))}</tr>" for row in table.rows)
     mark = '<p class="partial">Partial: runs are missing.</p>' if table.partial else ""
     return (
-        f'<section><h2>{html.escape(table.task)}</h2>{mark}<table class="sortable" id="table{number}"><thead><tr><th>row</th>{head}</tr>'
+        f'<section><h2>{html.escape(table.name)}</h2>{mark}<table class="sortable" id="table{number}"><thead><tr><th>row</th>{head}</tr>'
         f"</thead><tbody>{body}</tbody></table><p class='legend'>{html.escape(legend(table))}</p>"
         f'<div class="buttons" data-figure="{number}"></div><div class="figure" id="budgets{number}"></div></section>'
     )

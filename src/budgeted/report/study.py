@@ -44,7 +44,7 @@ class Report:
         self.ranks = None
         if self.study["value"] != "best_progress" and not self.study.get("ranks"):
             maximize = {table.task: table.maximize for table in self.tables}
-            self.ranks = statistics.ranks(self.runs, self.study["value"], maximize)
+            self.ranks = statistics.ranks(self.runs, "value", maximize)
         # Of a study without probes no rows need be read.
         probed = [cell["spec"].get("probes") is not None for cell in manifest.content["cells"]]
         self.probes = gradients.probes_of(self.runs[probed])
@@ -65,9 +65,11 @@ class Report:
         if self.study["value"] == "best_progress" or self.study.get("ranks"):  # whose rows are not to be compared
             return
         for table in self.tables:
+            if table.also:
+                continue
             of_task = self.runs[self.runs["task"] == table.task]
             where = f"{table.task}: " if len(self.tables) > 1 else ""
-            for found in statistics.comparisons(of_task, self.study["value"], table.maximize):
+            for found in statistics.comparisons(of_task, "value", table.maximize):
                 yield f"{where}{found}."
         if (ranks := self.ranks) is not None and len(ranks.mean) > 2:
             order = ", ".join(f"{row} {rank:.2f}" for row, rank in ranks.mean.items())
@@ -97,7 +99,7 @@ class Report:
         title = self.study["title"] or self.study["name"]
         console.print(f"\n{title}", style="bold", markup=False, highlight=False)
         for table in self.tables:
-            console.print(f"\n{table.task}", markup=False, highlight=False)
+            console.print(f"\n{table.name}", markup=False, highlight=False)
             console.print(form.terminal(table, console.width))
             console.print(form.legend(table), style="dim", markup=False, highlight=False)
         for ranking in self.rankings:
@@ -186,7 +188,7 @@ class Report:
         several = len(self.tables) > 1
         wanted = self.study["figures"]
         for table in self.tables:
-            ending = f"-{file_name(table.task)}" if several else ""
+            ending = f"-{file_name(table.name)}" if several else ""
             done = self.runs[(self.runs["task"] == table.task) & (self.runs["status"] == "finished")]
             if "budgets" in wanted and table.value != "best_progress" and not done.empty:
                 yield f"budgets{ending}", partial(figures.draw_budgets, table)
@@ -202,7 +204,10 @@ class Report:
                     yield f"rates{ending}", partial(gradient_figures.draw_rates, probes)
         if "schedules" in wanted and "rows" in self.study:
             rows = {row["label"]: row["schedule"].replace(" over full", "") for row in self.study["rows"]}
-            yield "schedules", partial(figures.draw_study_schedules, list(rows.items()), self.study["budgets"])
+            drawn = [(label, text) for label, text in rows.items() if text not in ("off-the-shelf", "step-decay")]
+            yield "schedules", partial(figures.draw_study_schedules, drawn, self.study["budgets"])
+        if "tasks" in wanted:
+            yield "tasks", partial(figures.draw_tasks, self.tables)
         if self.ranks is not None and self.ranks.pairwise is not None:
             yield "ranks", partial(figures.draw_ranks, self.ranks, list(dict.fromkeys(self.runs["row"])))
 

@@ -63,7 +63,23 @@ def draw_budgets(table: Table, path: Path) -> None:
             axis.set_xlabel("budget")
             axis.set_ylabel(table.what if panel == 0 else "as a share of the best at the full budget")
         axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        drawn.suptitle(f"{table.task}{', partial' if table.partial else ''}", fontsize=10)
+        drawn.suptitle(f"{table.name}{', partial' if table.partial else ''}", fontsize=10)
+
+
+def draw_tasks(tables: Sequence[Table], path: Path) -> None:
+    """Each row's figure at the largest budget, task by task, with the range of its runs (the paper's figure 3)."""
+    rows = list(dict.fromkeys(row for table in tables for row in table.rows))
+    names = [f"{table.task}\n{table.metric} at {table.columns[-1]}" for table in tables]
+    with figure(path, max(4.8, 1.3 * len(tables) + 2.4), 3.4) as drawn:
+        axis = drawn.subplots()
+        for number, row in enumerate(rows):
+            cells = [table.cell(row, table.columns[-1]) for table in tables]
+            xs = [place + 0.8 * ((number + 0.5) / len(rows) - 0.5) for place in range(len(tables))]
+            axis.bar(xs, [cell.centre for cell in cells], 0.8 / len(rows), color=look(number)["color"], label=row)
+            ranges = [[abs(cell.centre - cell.spread[end]) for cell in cells] for end in (0, 1)]
+            axis.errorbar(xs, [cell.centre for cell in cells], ranges, fmt="none", ecolor="black", elinewidth=0.8)
+        axis.set_xticks(range(len(tables)), names)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def places(columns: Sequence[str]) -> tuple[list[float], list[str], bool]:

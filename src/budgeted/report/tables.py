@@ -108,7 +108,7 @@ def terminal(table: Table, width: int) -> RichTable:
 def markdown(table: Table) -> str:
     """The table in Markdown, first places in bold."""
     precision = digits(table)
-    lines = [f"| {table.task} | {' | '.join(table.columns)} |", "|---|" + "---|" * len(table.columns)]
+    lines = [f"| {table.name} | {' | '.join(table.columns)} |", "|---|" + "---|" * len(table.columns)]
     for row in table.rows:
         cells = []
         for column in table.columns:
@@ -129,7 +129,7 @@ def latex(table: Table) -> str:
         r"% \usepackage{booktabs}",
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{escaped(table.title)}. {escaped(table.task)}. {escaped(_latex_legend(table))}}}",
+        rf"\caption{{{escaped(table.title)}. {escaped(table.name)}. {escaped(_latex_legend(table))}}}",
         rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
         r"\toprule",
         " & ".join(["Budget", *map(escaped, table.columns)]) + r" \\",
@@ -176,7 +176,21 @@ def table_csv(tables: Sequence[Table]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["task", "row", "budget", "value", "median", "lowest", "highest", "runs", "wanted", "failed", "place", "paper"]
+        [
+            "task",
+            "metric",
+            "row",
+            "budget",
+            "value",
+            "median",
+            "lowest",
+            "highest",
+            "runs",
+            "wanted",
+            "failed",
+            "place",
+            "paper",
+        ]
     )
     for table in tables:
         for row in table.rows:
@@ -185,11 +199,11 @@ def table_csv(tables: Sequence[Table]) -> str:
                     figures = [cell.centre, *cell.spread] if cell.values else ["", "", ""]
                     places = ["" if v is None else v for v in (cell.place, cell.paper)]
                     counts = [len(cell.values), cell.wanted, cell.failed]
-                    writer.writerow([table.task, row, column, table.value, *figures, *counts, *places])
+                    writer.writerow([table.task, table.metric, row, column, table.value, *figures, *counts, *places])
     return out.getvalue()
 
 
 def runs_csv(runs: pd.DataFrame) -> str:
     """Every run, a line each."""
-    counted = runs.drop(columns=["folder"]).astype({"steps": "Int64", "shared": "Int64"})
+    counted = runs.drop(columns=["folder", "value"]).astype({"steps": "Int64", "shared": "Int64"})
     return str(counted.to_csv(index=False, lineterminator="\n"))

@@ -14,8 +14,9 @@ from ..core.refine import inner, is_refined
 from ..core.spec import schedule as read_schedule
 from ..core.text import exact, format_number, nearest
 
-VALUES = ("best", "final", "best_progress")
-FIGURES = ("schedules", "budgets", "curves", "norms")
+VALUES = ("task", "best", "final", "best_progress")
+TASKS_OWN = ("off-the-shelf", "step-decay")  # schedules that each task names itself
+FIGURES = ("schedules", "budgets", "curves", "norms", "tasks")
 
 
 @final
@@ -24,7 +25,8 @@ class Row:
     """One row of a study's table: what is trained at each budget.
 
     Args:
-        schedule: its text; `X over full` is X early-stopped: over the task's full budget, whatever the run's own.
+        schedule: its text; `X over full` is X early-stopped: over the task's full budget, whatever the run's own;
+            `off-the-shelf` and `step-decay` are those that people use for the task.
         label: what the row is called; the schedule and what else is named, where none is given.
         model, optimizer, lr, average: in place of the task's, as in `budgeted train`.
         subset: the share of the training data to draw before training; `budget` is the budget's own share.
@@ -73,8 +75,8 @@ class Study:
         name: what its folder is called.
         rows, budgets, seeds, tasks: the grid.
         title: a sentence for the report.
-        value: the figure of a run that the table shows: `best`, the best evaluation (the paper's protocol); `final`, the
-            last one; `best_progress`, where in the run the best one was.
+        value: the figure of a run that the table shows: `best`, the best evaluation; `final`, the last one; `task`, which
+            of them the task is judged by (the paper's protocol); `best_progress`, where in the run the best one was.
         figures: which are drawn, beside the ranks.
         paper: the table of the paper whose figures are shown beside.
         ranks: the schedule whose ranking of the configurations at the largest budget is to be predicted, or None.
@@ -90,7 +92,7 @@ class Study:
     seeds: tuple[int, ...] = (0, 1, 2)
     tasks: tuple[str, ...] = ("cifar10",)
     title: str = ""
-    value: str = "best"
+    value: str = "task"
     figures: tuple[str, ...] = ("budgets",)
     paper: str | None = None
     ranks: str | None = None
@@ -122,7 +124,8 @@ class Study:
             self._require_ranks()
         _require_probes(f"study '{self.name}'", self.probes, self.probe_share)
         for row in self.rows:
-            _readable(f"study '{self.name}', row '{row.label}'", _schedule, row.schedule, "1ep")
+            if row.schedule not in TASKS_OWN:
+                _readable(f"study '{self.name}', row '{row.label}'", _schedule, row.schedule, "1ep")
             if strange_column := next((b for b in row.budgets or () if b not in self.budgets), None):
                 raise StudyError(
                     f"study '{self.name}', row '{row.label}': '{strange_column}' is none of the budgets, which are "
@@ -208,7 +211,7 @@ class Study:
         where = f"study '{self.name}', row '{row.label}', budget '{column}'"
         budget = _readable(where, resolved, column, facts.full_budget)
         _readable(where, Budget.caps, budget, facts.terms)  # there is at least one update
-        schedule = _schedule(row.schedule, facts.full_budget)
+        schedule = _schedule(facts.meant(row.schedule), facts.full_budget)
         if facts.warmup is not None and is_refined(schedule):
             raise StudyError(
                 f"{where}: task '{task}' has a warm-up of {facts.warmup}, which a refined schedule replaces; leave the row out"
@@ -234,6 +237,14 @@ class Facts:
     maximize: bool
     warmup: str | None = None
     chance: float | None = None
+    off_the_shelf: str = "step-d2"
+    step_decay: str = "step-d2"
+    judged_by: str = "best"
+    also: tuple[str, ...] = ()
+
+    def meant(self, schedule: str) -> str:
+        """The schedule that a row means by one of `TASKS_OWN`; any other is itself."""
+        return {"off-the-shelf": self.off_the_shelf, "step-decay": self.step_decay}.get(schedule, schedule)
 
     @property
     def terms(self) -> Terms:

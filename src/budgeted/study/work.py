@@ -81,8 +81,12 @@ def describe(study: Study, task: str, options: Options) -> Facts:
         raise StudyError(
             f"a row wants a subset of the training data, and that of task '{task}' has no subset(share, seed)"
         )
-    chance = getattr(found, "chance", None)
-    return Facts(found.full_budget, len(data.train), found.metric, found.maximize, found.warmup, chance)
+    own = {
+        name: getattr(found, name)
+        for name in ("chance", "off_the_shelf", "step_decay", "judged_by", "also")
+        if hasattr(found, name)  # a user's task need not say
+    }
+    return Facts(found.full_budget, len(data.train), found.metric, found.maximize, found.warmup, **own)
 
 
 def train(specs: Sequence[Spec], options: Options, parked: Collection[str] = ()) -> Outcome:

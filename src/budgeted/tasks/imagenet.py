@@ -131,7 +131,7 @@ class Imagenette64(ImageNet):
     def __init__(
         self,
         batch: int = 64,
-        crop: int = 64,
+        crop: int = 48,
         decode: str = "full",
         folder: str = "imagenette64",
         images: int | None = None,

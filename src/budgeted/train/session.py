@@ -762,7 +762,7 @@ class Session:
             "metric": {"name": metric, "best": self.best.value, "final": last[metric]},
             "maximize": self.task.maximize,
             "best_at": {"steps": self.best.steps, "progress": self.best.progress},
-            "final": {name: value for name, value in last.items() if name.startswith(metric)},
+            "final": {name: value for name, value in last.items() if name not in {*ROW, *PROBED}},
             "activities": {name: round(a.seconds, 4) for name, a in run.ledger.activities.items() if a.count},
             "evaluations_skipped": self.evaluations.skipped,
             "left_out": self.left_out,

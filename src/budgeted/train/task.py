@@ -43,8 +43,11 @@ class Task(ABC):
     summary: ClassVar[str]  # one line for `budgeted tasks`
     full_budget: ClassVar[str]  # what 100 % is, for instance 200ep
     off_the_shelf: ClassVar[str] = "step-d2"  # the schedule that people use for it
+    step_decay: ClassVar[str] = "step-d2"  # the step decay that it is compared with
     warmup: ClassVar[str | None] = None  # an absolute length, kept at every budget
     metric: ClassVar[str] = "accuracy"
+    judged_by: ClassVar[str] = "best"  # evaluation in the tables of a study; or `final`, that of the final model
+    also: ClassVar[tuple[str, ...]] = ()  # other metrics of the final model that have tables of their own
     maximize: ClassVar[bool] = True
     chance: ClassVar[float | None] = None  # the metric of a guess, which a model that cannot be trained stays near
     models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {}  # others than its own, by name
