@@ -16,7 +16,7 @@ class Shelf:
         self.out = out
 
     def put(
-        self, spec: Spec, best: float, *, final: float | None = None, at: float = 1.0, steps: int = 100, shared: int = 0
+        self, spec: Spec, best: float, final: float | None = None, *, at: float = 1.0, steps: int = 100, shared: int = 0
     ):
         folder = RunFolder.create(self.out, spec)
         result = {
@@ -28,6 +28,7 @@ class Shelf:
             "spent": {"steps": steps, "samples": 8 * steps, "seconds": 1.0},
             "wall_seconds": 1.0,
             "shared_updates": shared,
+            "final": {"accuracy": best if final is None else final},
         }
         folder.write("result", result)
         rows = [
@@ -38,10 +39,12 @@ class Shelf:
         (folder.path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return folder
 
-    def study(self, cells: dict, *, missing=(), maximize=True, paper=None, task="t", steps=None, **more) -> Manifest:
+    def study(
+        self, cells: dict, *, missing=(), maximize=True, paper=None, task="t", steps=None, facts=None, **more
+    ) -> Manifest:
         """A study of `{(row, budget): [values by seed]}`; a value of None is a run that is not finished.
 
-        `steps` are the updates of each budget, 100 where they are not given.
+        `steps` are the updates of each budget, 100 where they are not given; `facts` are added to what is known of the task.
         """
         listed = []
         for (row, budget), values in cells.items():
@@ -61,11 +64,11 @@ class Shelf:
             "name": "s", "title": "A study & its <title>", "value": "best", "figures": ["budgets", "schedules", "curves"],
             "paper": paper, "budgets": list(dict.fromkeys(b for _, b in cells)), "rows": rows, **more,
         }  # fmt: skip
-        facts = {
+        known = {
             "full_budget": "100ep",
             "steps_per_epoch": 10,
             "metric": "accuracy",
             "maximize": maximize,
             "warmup": None,
-        }
-        return Manifest.write(self.out, study, {task: facts}, listed)
+        } | (facts or {})
+        return Manifest.write(self.out, study, {task: known}, listed)

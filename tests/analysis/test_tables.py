@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -60,7 +61,7 @@ def test_where_the_best_checkpoint_is_averaged_over_budgets_and_seeds(shelf):
     values = {("const", "10%"): [(0.5,), (0.5,)], ("const", "100%"): [(0.5,), (0.5,)]}
     manifest = shelf.study({key: [0.5, 0.5] for key in values}, value="best_progress")
     runs = results.runs_of(manifest)
-    runs["best_progress"] = [0.2, 0.4, 0.6, 0.8]
+    runs["best_progress"] = runs["value"] = [0.2, 0.4, 0.6, 0.8]
     (found,) = tables.tables_of(manifest, runs)
     assert found.columns == ("10%", "100%", tables.ALL)
     cell = found.cell("const", tables.ALL)
@@ -89,6 +90,77 @@ def test_every_number_of_the_paper_is_there():
     assert all(0 <= float(row["value"]) <= 1 for row in found if "AP" not in row["metric"])
     by_table = [row["table"] for row in found]
     assert (by_table.count("2"), by_table.count("10"), by_table.count("11")) == (66, 18, 11)
+
+
+PAPERS = {
+    "imagenet": ("accuracy", "best", ()),
+    "coco": ("box_ap", "final", ("mask_ap",)),
+    "cityscapes": ("miou", "best", ()),
+    "kinetics": ("accuracy", "final", ()),
+}
+
+
+@pytest.mark.parametrize(("name", "numbers"), [("table3", 60), ("table4", 12), ("fig3", 10)])
+def test_the_vision_benchmarks_meet_the_papers_figures(shelf, name, numbers):
+    """Box and mask AP of COCO have a table each; every figure that the paper prints stands beside one cell of ours."""
+    from budgeted.study.read import read_study
+
+    study, known = read_study(name), []
+    for task, (metric, judged, also) in PAPERS.items():
+        shelf.out = shelf.out / task
+        places = {(row.label, budget): [0.5] for row in study.rows for budget in study.budgets}
+        facts = {"metric": metric, "judged_by": judged, "also": also}
+        found = tables.tables_of(
+            manifest := shelf.study(places, paper=study.paper, task=task, value="task", facts=facts),
+            results.runs_of(manifest),
+        )
+        assert [one.metric for one in found] == [metric, *also]
+        known += [cell.paper for one in found for cell in one.cells.values() if cell.paper is not None]
+    of_task = [
+        row for row in tables.reported() if row["table"] in study.paper.split(",") and "CIFAR" not in row["task"]
+    ]
+    if name == "fig3":  # the full budget, cityscapes by its own schedule
+        of_task = [
+            r for r in of_task if r["budget"] == "100%" and not ("Cityscapes" in r["task"] and r["schedule"] == "step")
+        ]
+        of_task = list({(r["task"], r["schedule"]): r for r in of_task}.values())
+    elif name == "table4":
+        assert {row["task"] for row in of_task} == {"Cityscapes / PSPNet R50"}
+    assert sorted(known) == sorted(float(row["value"]) for row in of_task)
+    assert len(known) == numbers
+
+
+@pytest.mark.parametrize(
+    "task", ["imagenet(batch=32)", "imagenette64", "imagenet(crop=64, folder=x)", "coco(size=200)"]
+)
+def test_a_recipe_that_was_changed_has_no_figure_of_the_papers(shelf, task):
+    facts = {"metric": "box_ap" if "coco" in task else "accuracy"}
+    assert not table(shelf.study({("linear", "1%"): [0.3]}, paper="3", task=task, facts=facts)).has_paper
+
+
+def test_a_folder_or_a_backbone_changes_no_recipe(shelf):
+    given = {"paper": "3", "task": "imagenet(folder=other, decode=scaled)"}
+    assert table(shelf.study({("linear", "1%"): [0.3]}, **given)).cell("linear", "1%").paper == 0.3080
+
+
+def test_a_task_says_whether_its_best_or_its_final_model_counts(shelf, tmp_path):
+    cells = {("linear", "1%"): [(0.8, 0.6)]}
+    for judged, value in (("best", 0.8), ("final", 0.6)):
+        shelf.out = tmp_path / judged
+        found = table(shelf.study(cells, value="task", facts={"judged_by": judged}))
+        assert (found.cell("linear", "1%").centre, found.value) == (value, judged)
+
+
+def test_another_metric_of_the_final_model_has_a_table_of_its_own(shelf):
+    facts = {"metric": "box_ap", "judged_by": "final", "also": ["mask_ap"]}
+    manifest = shelf.study({("a", "1%"): [0.5], ("b", "1%"): [0.4]}, value="task", facts=facts)
+    for number, run in enumerate(sorted(shelf.out.glob("*/result.json"))):
+        content = json.loads(run.read_text())
+        run.write_text(json.dumps(content | {"final": {"box_ap": 0.5, "mask_ap": 0.3 + number / 10}}))
+    boxes, masks = tables.tables_of(manifest, results.runs_of(manifest))
+    assert (boxes.name, masks.name) == ("t", "t, mask_ap")
+    assert sorted(cell.centre for cell in masks.cells.values()) == pytest.approx([0.3, 0.4])
+    assert (boxes.cell("a", "1%").place, {cell.place for cell in masks.cells.values()}) == (1, {1, 2})
 
 
 @pytest.mark.parametrize("name", ["table1", "table2", "table9", "table10", "table11", "amsgrad"])

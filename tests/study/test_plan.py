@@ -45,6 +45,25 @@ def test_a_tasks_own_warmup_stands_before_every_schedule():
     assert specs == ["warmup(500 steps, linear)", "warmup(30s, cosine)"]
 
 
+def test_rows_may_mean_what_each_task_calls_its_own():
+    own = {
+        "coco": Facts(
+            "90000 steps", 100, "ap", True, "500 steps", off_the_shelf="step(2/3, 8/9)", step_decay="step(2/3, 8/9)"
+        ),
+        "city": Facts("400ep", 100, "miou", True, off_the_shelf="poly"),
+    }
+    rows = Row("off-the-shelf"), Row("step-decay", label="step"), Row("linear")
+    cells = study(*rows, budgets=("1%",), tasks=("coco", "city")).cells(own)
+    assert [(c.row, c.spec.schedule) for c in cells] == [
+        ("off-the-shelf", "warmup(500 steps, step(2/3, 8/9))"),
+        ("step", "warmup(500 steps, step(2/3, 8/9))"),
+        ("linear", "warmup(500 steps, linear)"),
+        ("off-the-shelf", "poly"),
+        ("step", "step-d2"),
+        ("linear", "linear"),
+    ]
+
+
 def test_what_a_row_replaces_is_in_the_spec():
     row = Row("linear", model="mlp(width=8)", optimizer="adamw", lr=0.01, average="ema", subset="budget")
     (cell,) = study(row, budgets=("5%",)).cells(FACTS)
