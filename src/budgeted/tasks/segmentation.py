@@ -1,54 +1,17 @@
-"""Semantic segmentation: its loss, its test in overlapping tiles, its metric from one confusion matrix."""
+"""Semantic segmentation: its loss, its metric from one confusion matrix, its test in overlapping tiles."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import TaskError
-from ..train.data import Batch
-from ..train.stream import Stream
-from ..train.task import Task
 from .scenes import VOID
 
-_AUXILIARY = 0.4  # the weight of the auxiliary head's loss (Zhao et al. 2017)
 
-
-class Segmentation(Task):
-    """A task whose metric is the mean intersection over union of its classes, for networks such as PSPNet."""
-
-    metric: ClassVar[str] = "miou"
-    classes: ClassVar[int]
-    crop: int
-    batch_size: int
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy of the pixels that are not void, and 0.4 times that of the auxiliary head, where there is one."""
-        logits = model(batch.inputs)
-        if isinstance(logits, tuple):
-            main, auxiliary = logits
-            return _cross_entropy(main, batch.targets) + _AUXILIARY * _cross_entropy(auxiliary, batch.targets)
-        return _cross_entropy(logits, batch.targets)
-
-    def evaluate(self, model: nn.Module, data: Stream) -> dict[str, float]:
-        """Mean intersection over union, and the share of pixels that are right, over all images."""
-        matrix = torch.zeros(self.classes, self.classes, dtype=torch.int64, device=data.device)
-        for inputs, targets in data.in_order(1):
-            matrix += confusion(tiled(model, inputs, self.crop, self.batch_size).argmax(1), targets, self.classes)
-        if not matrix.any():
-            raise TaskError(f"the validation images of {self.name} have no pixel with a class, only void")
-        iou = intersection_over_union(matrix)
-        return {
-            "miou": iou[~iou.isnan()].mean().item(),
-            "pixel_accuracy": (matrix.trace() / matrix.sum()).item(),
-        }
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """A mean over pixels; 0, and no gradient, where all are void."""
     total = nn.functional.cross_entropy(logits.float(), targets, ignore_index=VOID, reduction="sum")
     return total / (targets != VOID).sum().clamp(min=1)
