@@ -288,7 +288,7 @@ def test_the_auxiliary_loss_counts_for_two_fifths():
 SMALL = "pspnet(width=8)"
 
 
-@pytest.mark.parametrize("precision", ["float32", "float32-channels-last"])
+@pytest.mark.parametrize("precision", ["float32", "bf16-channels-last"])
 def test_cityscapes_trains(cities, precision):
     text = "cityscapes(batch=5, crop=33, backbone=scratch)"
     spec = Spec(text, "4ep", "poly", model=SMALL, lr=0.01, precision=precision, evaluations=1)

@@ -69,7 +69,7 @@ class CamVid(StreetScenes):
     root: ClassVar[str] = "camvid"
     classes: ClassVar[int] = 11
     batch_size: int = 8
-    rate: ClassVar[float] = 0.05
+    rate: ClassVar[float] = 0.03
     head_rate: ClassVar[float] = 1.0  # all is from scratch
     augmentation: ClassVar[Augmentation] = Augmentation(161, scale=(0.75, 2.0), blur=0.0)
     table: ClassVar[tuple[int, ...]] = (*range(11), VOID)

@@ -62,8 +62,12 @@ class PSPNet(nn.Module):
     def forward(self, x: Tensor) -> Any:
         third, last = self.encoder(x)
         context = [_resized(pooled(last), last.shape[2:]) for pooled in self.pyramid]
-        logits = _resized(self.head(torch.cat([last, *context], 1)), x.shape[2:])
-        return (logits, _resized(self.auxiliary(third), x.shape[2:])) if self.training else logits
+        logits = self._each_pixel(self.head(torch.cat([last, *context], 1)), x)
+        return (logits, self._each_pixel(self.auxiliary(third), x)) if self.training else logits
+
+    @staticmethod
+    def _each_pixel(logits: Tensor, x: Tensor) -> Tensor:
+        return _resized(logits.float(), x.shape[2:])  # between bf16's few values there would be steps
 
 
 def dilate(stages: Sequence[nn.Module], most: int) -> None:
