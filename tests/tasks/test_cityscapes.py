@@ -221,6 +221,12 @@ def test_arguments_that_are_refused(name, arguments, says):
         registry.load(f"{name}({arguments})")
 
 
+def test_a_backbone_for_a_network_that_has_none():
+    with pytest.raises(TaskError, match=r"camvid has a network of its own, .*: leave backbone=resnet50.pth out"):
+        registry.load("camvid(backbone=resnet50.pth)")
+    assert registry.load("camvid(backbone=scratch)").settings()["backbone"] == "scratch"
+
+
 def test_heads_learn_ten_times_as_fast_as_what_was_trained_before():
     task = Cityscapes(backbone="scratch")
     model = pspnet(19, width=8)

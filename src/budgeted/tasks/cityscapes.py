@@ -1,4 +1,4 @@
-"""Street scenes: Cityscapes with PSPNet (Li et al., section 4.5), and CamVid, small enough for CPUs."""
+"""Street scenes: Cityscapes with PSPNet (Li et al. 2020), and CamVid, small enough for CPUs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Cityscapes(StreetScenes):
     classes: ClassVar[int] = 19
     batch_size: int = 12
     rate: ClassVar[float] = 0.01
-    head_rate: ClassVar[float] = 10.0
+    head_rate: ClassVar[float] = 10.0  # as in the reference implementation, hszhao/semseg
+    pretrained: ClassVar[bool] = True
     augmentation: ClassVar[Augmentation] = Augmentation(713)
     table: ClassVar[tuple[int, ...]] = tuple(_TRAINED.index(k) if k in _TRAINED else VOID for k in range(34))
     models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
@@ -69,7 +70,7 @@ class CamVid(StreetScenes):
     root: ClassVar[str] = "camvid"
     classes: ClassVar[int] = 11
     batch_size: int = 8
-    rate: ClassVar[float] = 0.03
+    rate: ClassVar[float] = 0.03  # 0.015 and 0.05 do as well in 5 epochs, 0.2 worse
     head_rate: ClassVar[float] = 1.0  # all is from scratch
     augmentation: ClassVar[Augmentation] = Augmentation(161, scale=(0.75, 2.0), blur=0.0)
     table: ClassVar[tuple[int, ...]] = (*range(11), VOID)

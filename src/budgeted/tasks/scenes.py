@@ -90,8 +90,8 @@ def affine(size: tuple[int, int], scale: float, angle: float, mirrored: bool, co
         mirrored: left to right.
         corner: the crop's upper left, in pixels of the scaled image.
 
-    >>> affine((100, 80), 2.0, 0.0, False, (10, 20))
-    (0.5, 0.0, 5.0, 0.0, 0.5, 10.0)
+    >>> affine((100, 80), 2.0, 0.0, False, (10, 20)) == (0.5, 0.0, 5.0, 0.0, 0.5, 10.0)
+    True
     """
     middle_x, middle_y = size[0] / 2, size[1] / 2
     cos, sin = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale

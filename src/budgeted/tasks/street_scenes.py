@@ -16,6 +16,7 @@ from ..core.errors import TaskError
 from ..train.data import Batch
 from ..train.stream import Stream
 from ..train.task import Data, Task
+from .pretrained import SCRATCH
 from .scaling import linear_rule, positive
 from .scenes import Augmentation, Pair, Scenes, join
 from .segmentation import confusion, cross_entropy, intersection_over_union, tiled
@@ -42,6 +43,7 @@ class StreetScenes(Task):
     batch_size: int
     rate: ClassVar[float]
     head_rate: ClassVar[float]  # times that of the backbone
+    pretrained: ClassVar[bool] = False  # whether a backbone's weights may be given
     augmentation: ClassVar[Augmentation]
     table: ClassVar[tuple[int, ...]]  # of each id in the label files, the class or VOID
 
@@ -59,12 +61,16 @@ class StreetScenes(Task):
         self.batch_size = recipe.batch_size if batch is None else positive("batch", batch, 2)  # batch norm needs two
         self.base_rate = linear_rule(recipe.rate, recipe.batch_size, self.batch_size)
         self.crop = recipe.augmentation.crop if crop is None else _side(crop)
+        if backbone not in (None, SCRATCH) and not self.pretrained:
+            raise TaskError(
+                f"{self.name} has a network of its own, which no weights begin: leave backbone={backbone} out"
+            )
         self.backbone = backbone
         self.folder = str(folder) if folder is not None else recipe.root
         self.images = None if images is None else positive("images", images, 2)
         self.overfit = _flag("overfit", overfit)
         self.augment = _flag("augment", augment)
-        self.origin = "scratch"
+        self.origin = SCRATCH
 
     def data(self, root: Path | None, device: torch.device) -> Data:
         folder = (root or Path.home() / ".cache" / "budgeted") / self.folder
