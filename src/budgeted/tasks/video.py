@@ -106,16 +106,21 @@ class Index(NamedTuple):
         """Read the packets.
 
         Raises:
-            Unreadable: where there are none.
+            Unreadable: where there are none, or less than half of what the file says that it holds.
         """
-        packets = [
-            (packet.dts if packet.pts is None else packet.pts, packet.is_keyframe)
-            for packet in container.demux(stream)
-            if packet.size and not packet.is_discard
-        ]
-        known = sorted((time, key) for time, key in packets if time is not None)
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        shown = [packet for packet in packets if not packet.is_discard]
+        # Some containers keep no times of display, and those of decoding have to do: order may then be off by a frame or two.
+        known = [(packet.dts if packet.pts is None else packet.pts, packet.is_keyframe) for packet in shown]
+        known = sorted((time, key) for time, key in known if time is not None)
         if not known:
             raise Unreadable(f"'{path}' has too few frames: none")
+        seconds = float((known[-1][0] - known[0][0]) * stream.time_base)
+        stated = (container.duration or 0) / pyav().time_base
+        if stream.frames > 2 * len(packets) or stated > 2 * (seconds + 1):
+            raise Unreadable(
+                f"'{path}' is truncated: it ends before half of its {f'{stream.frames} frames' if stream.frames else f'{stated:.0f} s'}"
+            )
         return cls([time for time, _ in known], [number for number, (_, key) in enumerate(known) if key])
 
 
@@ -140,6 +145,8 @@ def _frames(path: str, container: Any, stream: Any, index: Index, wanted: Sequen
         last = -1 if frame is None else bisect_right(index.times, frame.pts) - 1
         if last < number - _LOST:
             raise Unreadable(f"'{path}': {last + 1} of {len(index.times)} frames can be decoded")
+        if frame.is_corrupt:
+            raise Unreadable(f"'{path}' is damaged at frame {number}")
         yield number, frame
 
 
