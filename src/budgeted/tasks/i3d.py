@@ -54,7 +54,7 @@ def i3d(classes: int, depth: int = 50, dropout: float = 0.5, backbone: Backbone 
         classes: of the videos.
         depth: 18, 34, 50, 101 or 152. Blocks without a 1x1 convolution, of 18 and 34, see time in their first 3x3 one.
         dropout: before the last layer, from 0 to below 1.
-        backbone: weights of torchvision's ResNet of this depth, trained on images.
+        backbone: weights of torchvision's ResNet of this depth, trained on images; without them filters are random.
 
     Raises:
         TaskError: for another depth or dropout, and for a backbone that is another network's.
@@ -71,7 +71,17 @@ def i3d(classes: int, depth: int = 50, dropout: float = 0.5, backbone: Backbone 
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
     network.fc = nn.Sequential(nn.Dropout(dropout), head)
-    return inflated(network)
+    model = inflated(network)
+    if backbone is None or backbone.weights is None:
+        _begin(model)
+    return model
+
+
+def _begin(model: nn.Module) -> None:
+    """Random filters, at each moment others: repeated ones see no difference between a movement and its reverse."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def inflated(network: Any) -> nn.Module:
@@ -90,7 +100,7 @@ def inflated(network: Any) -> nn.Module:
         for name, child in list(module.named_children()):
             setattr(module, name, _for_videos(child, frames.get(child, 1)))
     network.layer1.append(nn.MaxPool3d((2, 1, 1), (2, 1, 1)))
-    return network  # type: ignore[no-any-return]
+    return network.train(network.training)  # type: ignore[no-any-return]
 
 
 def _for_videos(layer: nn.Module, frames: int) -> nn.Module:
@@ -98,7 +108,7 @@ def _for_videos(layer: nn.Module, frames: int) -> nn.Module:
     if isinstance(layer, nn.Conv2d):
         return _convolution(layer, frames)
     if isinstance(layer, nn.BatchNorm2d):
-        norm = nn.BatchNorm3d(layer.num_features, layer.eps, layer.momentum)
+        norm = nn.BatchNorm3d(layer.num_features, layer.eps, layer.momentum, dtype=layer.weight.dtype)
         norm.load_state_dict(layer.state_dict())
         return norm
     if isinstance(layer, nn.MaxPool2d):
@@ -120,6 +130,7 @@ def _convolution(layer: nn.Conv2d, frames: int) -> nn.Conv3d:
         (1, *_both(layer.dilation)),
         layer.groups,
         layer.bias is not None,
+        dtype=layer.weight.dtype,
     )
     with torch.no_grad():
         wide.weight.copy_(layer.weight.unsqueeze(2) / frames)  # repeated over time
