@@ -108,25 +108,28 @@ class Index(NamedTuple):
         Raises:
             Unreadable: where there are none, or less than half of what the file says that it holds.
         """
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        shown = [packet for packet in packets if not packet.is_discard]
-        # Some containers keep no times of display, and those of decoding have to do: order may then be off by a frame or two.
-        known = [(packet.dts if packet.pts is None else packet.pts, packet.is_keyframe) for packet in shown]
-        known = sorted((time, key) for time, key in known if time is not None)
+        count, known = 0, []
+        for packet in container.demux(stream):  # none is kept: together they are the whole file
+            # Some containers keep no times of display. Those of decoding have to do, which are off by a few frames.
+            time = packet.dts if packet.pts is None else packet.pts
+            count += packet.size > 0
+            if packet.size and not packet.is_discard and time is not None:
+                known.append((time, packet.is_keyframe))
+        known.sort()
         if not known:
             raise Unreadable(f"'{path}' has too few frames: none")
         seconds = float((known[-1][0] - known[0][0]) * stream.time_base)
         stated = (container.duration or 0) / pyav().time_base
-        if stream.frames > 2 * len(packets) or stated > 2 * (seconds + 1):
-            raise Unreadable(
-                f"'{path}' is truncated: it ends before half of its {f'{stream.frames} frames' if stream.frames else f'{stated:.0f} s'}"
-            )
+        if stream.frames > 2 * count or stated > 2 * (seconds + 1):
+            whole = f"{stream.frames} frames" if stream.frames else f"{stated:.0f} s"
+            raise Unreadable(f"'{path}' is truncated: it ends before half of its {whole}")
         return cls([time for time, _ in known], [number for number, (_, key) in enumerate(known) if key])
 
 
 def _frames(path: str, container: Any, stream: Any, index: Index, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
     """Decode the wanted frames, in their order, each from the key frame before it or from where decoding has come to."""
-    frame, decoder = None, iter(())
+    frame: Any = None
+    decoder: Iterator[Any] = iter(())
     for number in wanted:
         time, before = index.times[number], bisect_right(index.keys, number)
         key = index.times[index.keys[before - 1] if before else 0]
@@ -151,7 +154,7 @@ def _frames(path: str, container: Any, stream: Any, index: Index, wanted: Sequen
 
 
 def _cut(scaler: Any, frame: Any, window: Window) -> Picture:
-    """The window of a frame. It is scaled in the colours that it is stored in, of which two in three have a quarter of the pixels."""
+    """The window of a frame, which is scaled and turned into red, green and blue in one pass over it."""
     scale = window.side / min(frame.width, frame.height)
     width, height = (max(window.side, round(side * scale)) for side in (frame.width, frame.height))
     picture = scaler.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
