@@ -182,8 +182,8 @@ def _evaluated(known: Any, found: list[dict[str, Any]], kind: str, images: list[
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints as it goes
-        # It cannot read results of which there are none.
-        results = known.loadRes(found) if found else _index({**known.dataset, "annotations": []})
+        # It writes into what it reads, and cannot read results of which there are none.
+        results = known.loadRes([dict(one) for one in found]) if found else _index({**known.dataset, "annotations": []})
         judge = COCOeval(known, results, kind)
         judge.params.imgIds = images
         judge.evaluate()
