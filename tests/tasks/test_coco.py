@@ -23,9 +23,9 @@ from budgeted import BudgetWarning, TaskError
 from budgeted.core.record import RunFolder, Spec
 from budgeted.tasks import registry
 from budgeted.tasks.coco import Coco
-from budgeted.tasks.instances import Annotations
+from budgeted.tasks.detection import Detections, Truth
 from budgeted.tasks.mask_rcnn import resnet18_fpn
-from budgeted.tasks.segmentation import Detections, Truth, rle_of
+from budgeted.tasks.segmentation import rle_of
 from budgeted.train.evaluation import with_fresh_statistics
 from budgeted.train.loop import fit
 from budgeted.train.precision import fastest, named
@@ -105,11 +105,6 @@ def write(root: Path, content: dict, parts=("train2017", "val2017")) -> Path:
 
 def small(**arguments) -> Coco:
     return Coco(**{"batch": 2, "size": 64, "backbone": "scratch", "warmup": 1, **arguments})
-
-
-def annotations(root: Path, part="train2017") -> Annotations:
-    folder = root / "coco"
-    return Annotations.read(folder / "annotations" / f"instances_{part}.json", folder / part)
 
 
 # What is trained on
@@ -276,10 +271,10 @@ def test_run_lengths_of_any_mask_are_read_compressed_or_not():
 def test_truth_that_cannot_be_judged_by_is_refused(tmp_path):
     content = scenes()
     with pytest.raises(TaskError, match=r"the 2 images that are judged on have no object annotated"):
-        Truth(content, [3, 7])
+        Truth.of(content, [3, 7])
     content["annotations"][1]["segmentation"]["counts"] = [1, 2]
     with pytest.raises(TaskError, match=r"annotation 11 of image 1 cannot be judged by: its run lengths do not add up"):
-        Truth(content, [1])
+        Truth.of(content, [1])
 
 
 def test_without_the_data_a_sentence_says_where_to_get_it(tmp_path):
@@ -364,7 +359,7 @@ def test_the_truth_itself_is_perfect_and_crowds_do_not_count(tmp_path):
     found, perfect = Detections(), {1: [0, 1], 2: [2], 3: [], 7: []}
     for number, entries in perfect.items():
         found.add(number, outputs([content["annotations"][k] for k in entries], content))
-    truth = Truth(content, list(perfect))
+    truth = Truth.of(content, list(perfect))
     assert found.judged(truth)["box_ap"] == found.judged(truth)["mask_ap"] == pytest.approx(1.0)
     crowd = outputs([content["annotations"][4]], content)
     found.add(3, crowd)

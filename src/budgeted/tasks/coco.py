@@ -15,11 +15,13 @@ from ..core.errors import BudgetWarning, TaskError
 from ..train.data import Batch
 from ..train.stream import Stream
 from ..train.task import Data, Task
-from .instances import Annotations, Photographs, join
+from .annotations import Annotations
+from .detection import Detections, Truth
+from .instances import Photographs, join
 from .mask_rcnn import SIDE, anchors, longest, resnet18_fpn, resnet50_fpn
 from .pretrained import Backbone
 from .scaling import linear_rule, positive
-from .segmentation import Detections, Truth, tools
+from .segmentation import tools
 
 _BATCH, _STEPS, _RATE = 16, 90_000, 0.02  # the recipe's
 _RESNET50 = "resnet50-0676ba61.pth"  # torchvision's on ImageNet, IMAGENET1K_V1
@@ -106,7 +108,9 @@ class Coco(Task):
             judged = self._read(root, "val2017")
             numbers = [photograph.number for photograph in judged.photographs]
         wanted = set(numbers)
-        held = Photographs([one for one in judged.photographs if one.number in wanted], Truth(judged.content, numbers))
+        held = Photographs(
+            [one for one in judged.photographs if one.number in wanted], Truth.of(judged.content, numbers)
+        )
         self._found |= {
             "training_images": len(chosen),
             "training_images_without_objects": len(train.photographs) - len(usable),
@@ -162,4 +166,5 @@ class Coco(Task):
                 found.add(target["image_id"], output)
         source = data.source
         assert isinstance(source, Photographs)
+        assert source.truth is not None
         return found.judged(source.truth)

@@ -12,7 +12,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNN, MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d
 
-from .instances import LABELS
+from .annotations import LABELS
 from .pretrained import Backbone
 
 SIDE, LONGEST = 800, 1333  # pixels of the recipe's images
