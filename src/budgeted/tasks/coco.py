@@ -1,4 +1,4 @@
-"""COCO object detection and instance segmentation with Mask R-CNN (Li et al., section 4.3)."""
+"""COCO object detection and instance segmentation with Mask R-CNN (Li et al., section 4.2)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..train.stream import Stream
 from ..train.task import Data, Task
 from .annotations import Annotations
 from .detection import Detections, Truth
-from .instances import Photographs, join
+from .instances import Instances, join
 from .mask_rcnn import SIDE, anchors, longest, resnet18_fpn, resnet50_fpn
-from .pretrained import Backbone
-from .scaling import linear_rule, positive
 from .masks import tools
+from .pretrained import Backbone
+from .scaling import flag, linear_rule, positive
 
 _BATCH, _STEPS, _RATE = 16, 90_000, 0.02  # the recipe's
 _RESNET50 = "resnet50-0676ba61.pth"  # torchvision's on ImageNet, IMAGENET1K_V1
@@ -44,7 +44,10 @@ class Coco(Task):
     name: ClassVar[str] = "coco"
     summary: ClassVar[str] = "objects and their masks in photographs, Mask R-CNN with ResNet-50 FPN (the paper's)"
     off_the_shelf: ClassVar[str] = "step(2/3, 8/9)"
+    step_decay: ClassVar[str] = off_the_shelf
     metric: ClassVar[str] = "box_ap"
+    judged_by: ClassVar[str] = "final"
+    also: ClassVar[tuple[str, ...]] = ("mask_ap",)
     full_budget: str  # type: ignore[misc]  # with the batch
     warmup: str | None  # type: ignore[misc]
     models: Mapping[str, Callable[..., nn.Module]]  # type: ignore[misc]
@@ -63,9 +66,7 @@ class Coco(Task):
         self.size = positive("size", size, 32)
         self.backbone, self.folder = backbone, folder
         self.images = None if images is None else positive("images", images)
-        if overfit not in (0, 1):
-            raise TaskError(f"overfit is 0 or 1, and is {overfit}; 1 evaluates on the training images")
-        self.overfit = bool(overfit)
+        self.overfit = flag("overfit", overfit)
         self.rate = linear_rule(_RATE, _BATCH, self.batch_size)
         self.full_budget = f"{round(_STEPS * _BATCH / self.batch_size)} steps"
         self.warmup = f"{positive('warmup', warmup, 0)} steps" if warmup else None
@@ -108,9 +109,7 @@ class Coco(Task):
             judged = self._read(root, "val2017")
             numbers = [photograph.number for photograph in judged.photographs]
         wanted = set(numbers)
-        held = Photographs(
-            [one for one in judged.photographs if one.number in wanted], Truth.of(judged.content, numbers)
-        )
+        held = Instances([one for one in judged.photographs if one.number in wanted], Truth.of(judged.content, numbers))
         self._found |= {
             "training_images": len(chosen),
             "training_images_without_objects": len(train.photographs) - len(usable),
@@ -119,7 +118,7 @@ class Coco(Task):
             "validation_images": len(held),
             "validation": "the training images" if self.overfit else "val2017",
         }
-        source = Photographs(chosen)
+        source = Instances(chosen)
         return Data(
             Stream(source, self.batch_size, join, device, groups=source.wide(), whole=True),
             # One by one, as the reference does: padding to a neighbour's size changes what is found.
@@ -165,6 +164,6 @@ class Coco(Task):
             for target, output in zip(targets, model(images), strict=True):
                 found.add(target["image_id"], output)
         source = data.source
-        assert isinstance(source, Photographs)
+        assert isinstance(source, Instances)
         assert source.truth is not None
         return found.judged(source.truth)

@@ -22,7 +22,7 @@ Target = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Photographs:
+class Instances:
     """Photographs in the order of their ids, read one by one.
 
     Args:

@@ -1,4 +1,4 @@
-"""Kinetics with I3D: what people do in videos (Li et al., section 4.5)."""
+"""Kinetics with I3D: what people do in videos (Li et al., section 4.2)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..train.task import Data, Task
 from .clips import Clips, Judged, join
 from .i3d import i3d, weights
 from .pretrained import Backbone
-from .scaling import linear_rule, positive
+from .scaling import flag, linear_rule, positive
 from .video import pyav
 from .video_lists import Videos, find
 
@@ -39,6 +39,8 @@ class Kinetics(Task):
     summary: ClassVar[str] = "videos in 400 classes, I3D: an inflated ResNet-50 (the paper's)"
     full_budget: str = "300000 steps"  # type: ignore[misc]  # of another batch, another number
     off_the_shelf: ClassVar[str] = "step(1/2, 5/6)"
+    step_decay: ClassVar[str] = off_the_shelf
+    judged_by: ClassVar[str] = "final"
     chance: float | None = 1 / 400  # type: ignore[misc]  # as many classes as the data has
     models: Mapping[str, Callable[..., nn.Module]]  # type: ignore[misc]  # the same
 
@@ -63,9 +65,7 @@ class Kinetics(Task):
         self.clips = positive("clips", clips)
         self.backbone, self.folder = backbone, str(folder)
         self.images = None if images is None else positive("images", images, 2)
-        if overfit not in (0, 1):
-            raise TaskError(f"overfit is 0, or 1 for a test on the training videos, and is {overfit}")
-        self.overfit = overfit
+        self.overfit = flag("overfit", overfit)
         self.models = {"i3d": self._i3d}
         self.classes = 400
         self._found: dict[str, Any] = {}  # in data and backbone

@@ -21,6 +21,17 @@ def linear_rule(rate: float, batch: int, wanted: int) -> float:
     return rate * wanted / batch
 
 
+def flag(what: str, value: object) -> bool:
+    """An argument that is on or off.
+
+    Raises:
+        TaskError: for anything but 0 and 1.
+    """
+    if value not in (0, 1):
+        raise TaskError(f"{what} is 0 or 1, and is {value}")
+    return bool(value)
+
+
 def positive(what: str, value: object, least: int = 1) -> int:
     """A whole number from `least` on.
 

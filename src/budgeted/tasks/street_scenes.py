@@ -17,7 +17,7 @@ from ..train.data import Batch
 from ..train.stream import Stream
 from ..train.task import Data, Task
 from .pretrained import SCRATCH
-from .scaling import linear_rule, positive
+from .scaling import flag, linear_rule, positive
 from .scenes import Augmentation, Pair, Scenes, join
 from .segmentation import confusion, cross_entropy, intersection_over_union, tiled
 
@@ -68,8 +68,8 @@ class StreetScenes(Task):
         self.backbone = backbone
         self.folder = str(folder) if folder is not None else recipe.root
         self.images = None if images is None else positive("images", images, 2)
-        self.overfit = _flag("overfit", overfit)
-        self.augment = _flag("augment", augment)
+        self.overfit = flag("overfit", overfit)
+        self.augment = flag("augment", augment)
         self.origin = SCRATCH
 
     def data(self, root: Path | None, device: torch.device) -> Data:
@@ -150,9 +150,3 @@ def _side(value: object) -> int:
             f"{near + 1} and {near + 9} are near"
         )
     return side
-
-
-def _flag(what: str, value: object) -> bool:
-    if value not in (0, 1):
-        raise TaskError(f"{what} is 0 or 1, and is {value}")
-    return bool(value)
