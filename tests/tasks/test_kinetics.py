@@ -66,7 +66,7 @@ def test_another_batch_scales_rate_and_full_budget():
         ("frames=1", "frames is a whole number from 2, and is 1"),
         ("stride=0", "stride is a whole number from 1, and is 0"),
         ("clips=none", "clips is a whole number from 1, and is none"),
-        ("overfit=2", "overfit is 0, or 1 for a test on the training videos, and is 2"),
+        ("overfit=2", "overfit is 0 or 1, and is 2"),
         ("depth=18", "its arguments are batch=..., crop=..., frames=.*overfit=..."),
     ],
 )

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 
 from budgeted import TaskError
 from budgeted.tasks.images import Stored
-from budgeted.tasks.scenes import MEAN, STD, VOID, Augmentation, Pair, Scenes, affine, join
+from budgeted.tasks.photographs import MEAN, STD
+from budgeted.tasks.scenes import VOID, Augmentation, Pair, Scenes, affine, join
 from budgeted.train.stream import Unreadable
 
 TABLE = np.array([*range(11), VOID], np.uint8)

@@ -11,9 +11,8 @@ import torch
 
 from ..train.data import Batch
 from ..train.stream import Stream
+from .photographs import normalised
 from .video import Picture, Window, read
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's images, which pretrained weights expect
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,5 @@ class Judged:
 def join(samples: list[tuple[Picture, int]], device: torch.device) -> Batch:
     """A batch of all clips of some videos: floats of shape (videos * clips, 3, T, H, W), and a target for each video."""
     clips = torch.from_numpy(np.concatenate([clips for clips, _ in samples])).to(device)
-    scale = torch.tensor([1 / (255 * s) for s in _STD], device=device)
-    shift = torch.tensor([-m / s for m, s in zip(_MEAN, _STD, strict=True)], device=device)
-    inputs = torch.addcmul(shift, clips.float(), scale).permute(0, 4, 1, 2, 3)
+    inputs = normalised(clips).permute(0, 4, 1, 2, 3)
     return Batch(inputs, torch.tensor([label for _, label in samples], device=device))

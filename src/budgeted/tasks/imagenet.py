@@ -18,7 +18,7 @@ from . import ilsvrc
 from .images import Labelled, class_folders
 from .models import ResNet
 from .photographs import Photographs, collate
-from .scaling import linear_rule, positive
+from .scaling import flag, linear_rule, positive
 
 _BATCH, _RATE = 128, 0.1  # the paper's
 
@@ -55,7 +55,7 @@ class ImageNet(Task):
         self.rate = linear_rule(_RATE, _BATCH, self.batch_size)
         if decode not in ("full", "scaled"):
             raise TaskError(f"decode is full or scaled, and is '{decode}'")
-        self.decode, self.folder, self.overfit = decode, folder, bool(overfit)
+        self.decode, self.folder, self.overfit = decode, folder, flag("overfit", overfit)
         self.images = None if images is None else positive("images", images)
 
     @property

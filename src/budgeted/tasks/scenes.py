@@ -18,9 +18,9 @@ from ..core.errors import TaskError
 from ..train.data import Batch
 from ..train.stream import Unreadable
 from .images import Stored, decode
+from .photographs import MEAN, normalised
 
 VOID = 255  # the label of pixels that are neither trained nor judged on
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which backbones were trained on
 _FILL = tuple(round(255 * channel) for channel in MEAN)
 _BLUR = 1.1  # pixels: OpenCV's standard deviation for the 5 x 5 filter of the reference implementation
 
@@ -161,6 +161,4 @@ def join(samples: list[Sample], device: torch.device) -> Batch:
     """Images of one size, normalised: floats (N, 3, H, W) in channels_last memory, and labels, int64 (N, H, W)."""
     images = torch.stack([image for image, _ in samples]).to(device)
     labels = torch.stack([labels for _, labels in samples]).to(device)
-    scale = torch.tensor([1 / (255 * s) for s in STD], device=device)
-    shift = torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)], device=device)
-    return Batch(torch.addcmul(shift, images.float(), scale).permute(0, 3, 1, 2), labels.long())
+    return Batch(normalised(images).permute(0, 3, 1, 2), labels.long())
