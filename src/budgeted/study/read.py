@@ -8,7 +8,7 @@ schedules = ["linear", "step-d2"]     # a row each; with optimizers, models or l
 models = ["random-resnet({0..11})"]   # a whole number in each of the places from 0 to 11
 ranks = "linear"                      # of the schedules this one alone is trained at the last budget, the others are to
                                       # predict how it ranks the models, optimizers and rates there
-value = "best"
+value = "task"
 figures = ["budgets"]
 precision = "float32"
 

@@ -65,7 +65,7 @@ class CamVid(StreetScenes):
 
     name: ClassVar[str] = "camvid"
     summary: ClassVar[str] = "240x180 street scenes in 11 classes, PSPNet of 16-32-64-128 filters (for CPUs)"
-    full_budget: ClassVar[str] = "30ep"
+    full_budget: ClassVar[str] = "20ep"
     off_the_shelf: ClassVar[str] = "poly"
     root: ClassVar[str] = "camvid"
     classes: ClassVar[int] = 11
