@@ -2,6 +2,7 @@
 
     python benchmarks/kills.py --kills 100
     python benchmarks/kills.py --kills 100 --signal TERM
+    python benchmarks/kills.py --kills 5 --task "camvid(images=16, crop=65, batch=4, overfit=1)" --data DIR --budget 12steps
 
 Each life of the run is a process of its own, forked from one that has PyTorch loaded, and dies by the signal that it sends
 itself at a moment drawn by chance: while setting up, within an update, an evaluation, a checkpoint's serialization or a
@@ -34,46 +35,37 @@ from rich.table import Table
 import budgeted.cli.main
 from budgeted.core.record import RowLog, RunFolder
 from budgeted.core.trace import Trace
+from budgeted.tasks import registry
 from budgeted.train import checkpoint
 from budgeted.train.session import Session
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import tiny_task
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # where tiny_task is
 
-TASK = "tiny_task:Tiny"
-RUN = (
-    "train",
-    TASK,
-    "--budget",
-    "60ep",
-    "--schedule",
-    "cosine",
-    "--deterministic",
-    "--no-curve",
-    "--json",
-    "--average",
-    "ema",
-)
-OPTIONS = ("--evaluations", "30")
+TINY = "tiny_task:Tiny"
+RUN = ("--schedule", "cosine", "--deterministic", "--no-curve", "--json", "--average", "ema")
 SAVE_EVERY = "20ms"
 
-# Where a life may end: what is patched, how often it is called in a life at most, and whether the end comes before or after.
-MOMENTS: dict[str, tuple[Any, str, int]] = {
-    "set-up": (tiny_task.Tiny, "model", 1),
-    "update": (tiny_task.Tiny, "loss", 120),
-    "counted": (Session, "update", 120),
-    "evaluation": (tiny_task.Tiny, "evaluate", 12),
-    "serialization": (torch, "save", 8),
-    "row": (RowLog, "_write", 60),
-    "fsync": (os, "fsync", 20),
-    "rename": (os, "replace", 20),
-    "checkpoint": (Session, "save", 8),
-}
+Moment = tuple[Any, str, int]
 
 
-def end_at(name: str, count: int, before: bool, number: int) -> None:
+def moments(task: type) -> dict[str, Moment]:
+    """Where a life may end: what is patched, and how often it is called in a life at most."""
+    return {
+        "set-up": (task, "model", 1),
+        "update": (task, "loss", 120),
+        "counted": (Session, "update", 120),
+        "evaluation": (task, "evaluate", 12),
+        "serialization": (torch, "save", 8),
+        "row": (RowLog, "_write", 60),
+        "fsync": (os, "fsync", 20),
+        "rename": (os, "replace", 20),
+        "checkpoint": (Session, "save", 8),
+    }
+
+
+def end_at(moment: Moment, count: int, before: bool, number: int) -> None:
     """Have this process send itself a signal at so many calls of what is patched."""
-    owner, attribute, _ = MOMENTS[name]
+    owner, attribute, _ = moment
     real, calls = getattr(owner, attribute), 0
 
     def patched(*args: Any, **kwargs: Any) -> Any:
@@ -115,6 +107,7 @@ def live(arguments: tuple[str, ...], prepare: Callable[[], None] = lambda: None)
 
 def outcome(folder: RunFolder) -> dict[str, Any]:
     """What must not depend on how often the run was killed."""
+    metric = (folder.result or {})["metric"]["name"]
     saved = checkpoint.load(folder.path / "last.pt", torch.device("cpu"))
     buffer = io.BytesIO()
     torch.save([saved["model"], saved["optimizer"], saved["average"], saved["random"]], buffer)
@@ -128,7 +121,7 @@ def outcome(folder: RunFolder) -> dict[str, Any]:
         "metric": result.get("metric"),
         "steps": result["spent"]["steps"],
         "samples": result["spent"]["samples"],
-        "rows": [(row["steps"], row["loss"], row["factor"], row.get("accuracy")) for row in folder.rows()],
+        "rows": [(row["steps"], row["loss"], row["factor"], row.get(metric)) for row in folder.rows()],
         "trace": (folder.path / "trace.bin").read_bytes(),
     }
 
@@ -147,21 +140,30 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--signal", choices=["KILL", "TERM", "INT", "USR1"], default="KILL")
+    parser.add_argument("--task", default=TINY)
+    parser.add_argument("--model")
+    parser.add_argument("--data")
+    parser.add_argument("--budget", default="60ep")
+    parser.add_argument("--evaluations", default="30")
     given = parser.parse_args()
+    run = ("train", given.task, "--budget", given.budget, *RUN, "--evaluations", given.evaluations)
+    run += ("--data", given.data) if given.data else ()
+    run += ("--model", given.model) if given.model else ()
+    places = moments(type(registry.load(given.task)))
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)  # the first optimizer imports for a second
     chance, number = random.Random(given.seed), getattr(signal, f"SIG{given.signal}")
     with tempfile.TemporaryDirectory() as root:
-        code, said = live((*RUN, *OPTIONS, "--out", f"{root}/whole"))
+        code, said = live((*run, "--out", f"{root}/whole"))
         assert code == 0, (code, said)
         whole = outcome(RunFolder(next(Path(root, "whole").iterdir())))
-        arguments = (*RUN, *OPTIONS, "--save-every", SAVE_EVERY, "--resume", "auto", "--out", f"{root}/killed")
+        arguments = (*run, "--save-every", SAVE_EVERY, "--resume", "auto", "--out", f"{root}/killed")
         ends: collections.Counter[str] = collections.Counter()
         lives, kills = 0, 0
         while kills < given.kills:
-            name = chance.choice(list(MOMENTS))
-            count, before = chance.randint(1, MOMENTS[name][2]), chance.random() < 0.5
-            code, said = live(arguments, lambda: end_at(name, count, before, number))  # noqa: B023 it runs at once
+            name = chance.choice(list(places))
+            count, before = chance.randint(1, places[name][2]), chance.random() < 0.5
+            code, said = live(arguments, lambda: end_at(places[name], count, before, number))  # noqa: B023 it runs at once
             lives += 1
             if code == 0:  # the run has ended before: from the start again, with what is left of the kills
                 check(whole, Path(root, "killed"))
