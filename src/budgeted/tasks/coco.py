@@ -133,7 +133,7 @@ class Coco(Task):
             if not there:
                 raise TaskError(
                     f"COCO is not whole: there is no '{needed}'. Unpack train2017.zip, val2017.zip and "
-                    f"annotations_trainval2017.zip from https://cocodataset.org/#download into '{folder}'; or name the folder that "
+                    f"annotations_trainval2017.zip into '{folder}'; or name the folder that "
                     f"holds '{self.folder}' with --data or BUDGETED_DATA, or another name as coco(folder=NAME)"
                 )
         return Annotations.read(file, folder / part)
