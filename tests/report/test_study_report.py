@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from budgeted.analysis import results, tables
+from budgeted.core.manifest import Manifest
 from budgeted.report import tables as form
 from budgeted.report.study import FORMATS, Report
 
@@ -292,3 +294,45 @@ def test_results_and_tables_agree(partial):
     runs = results.runs_of(partial.manifest)
     (table,) = tables.tables_of(partial.manifest, runs)
     assert table.cell("linear", "1%").values == (0.65, 0.61, 0.66)
+
+
+@pytest.fixture
+def vision(shelf) -> Report:
+    """Two tasks of the paper's, one of them known by two metrics, with schedules of their own."""
+    cells = {("off-the-shelf", "100%"): [0.38, 0.37, 0.39], ("linear", "100%"): [0.38, 0.39, 0.4]}
+    coco = {"metric": "box_ap", "judged_by": "final", "also": ["mask_ap"]}
+    given = {"paper": "3,4", "value": "task", "figures": ["tasks", "schedules", "budgets"]}
+    one = shelf.study(cells, task="coco", facts=coco, **given)
+    for path in shelf.out.glob("coco*/result.json"):
+        content = json.loads(path.read_text())
+        content["final"] = {"box_ap": content["metric"]["final"], "mask_ap": content["metric"]["final"] - 0.04}
+        path.write_text(json.dumps(content))
+    other = shelf.study(cells, task="cityscapes", facts={"metric": "miou", "judged_by": "best"}, **given)
+    rows = [{"label": label, "schedule": label} for label, _ in cells]
+    study = {**other.content["study"], "rows": rows}
+    tasks = one.content["tasks"] | other.content["tasks"]
+    return Report(Manifest.write(shelf.out, study, tasks, one.content["cells"] + other.content["cells"]))
+
+
+def test_tasks_side_by_side(vision, tmp_path):
+    """The paper's figure 3; each metric has a table, a heading and a file of its own."""
+    text = printed(vision, 120)
+    assert text.index("\ncoco\n") < text.index("\ncoco, mask_ap\n") < text.index("\ncityscapes\n")
+    assert "[0.3763]" in text  # the paper's box AP by its own step decay
+    assert "[0.3399]" in text  # mask AP
+    assert "[0.7601]" in text  # mIoU by poly
+    names = {path.name for path in vision.write(tmp_path / "r")}
+    assert {
+        "tasks.png",
+        "tasks.svg",
+        "budgets-coco.png",
+        "budgets-coco--mask_ap.png",
+        "budgets-cityscapes.png",
+    } <= names
+    assert matplotlib.image.imread(tmp_path / "r" / "tasks.png")[..., :3].std() > 0.03
+    page = (tmp_path / "r" / "index.html").read_text()
+    assert "<h2>coco, mask_ap</h2>" in page
+    lines = list(csv.DictReader((tmp_path / "r" / "table.csv").read_text().splitlines()))
+    assert {(line["task"], line["metric"], line["value"]) for line in lines} == {
+        ("coco", "box_ap", "final"), ("coco", "mask_ap", "final"), ("cityscapes", "miou", "best"),
+    }  # fmt: skip
