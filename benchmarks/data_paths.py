@@ -1,7 +1,7 @@
 """Whether the data path of a task waits for its model or the model for it: samples a second of each, and the memory of an epoch.
 
     python benchmarks/data_paths.py --data DIR imagenette64 camvid "coco(folder=coco_subset, batch=2, size=192)"
-    python benchmarks/data_paths.py --data DIR --photographs DIR/coco_subset/train2017
+    python benchmarks/data_paths.py --data DIR --photographs DIR/coco_subset/train2017 --crop 112
 
 The first measures tasks: one thread that reads, and one that trains, alternately. The second measures how much faster photographs are
 read where a JPEG is decoded at part of its size (`imagenet(decode=scaled)`). Medians and ranges over rounds.
@@ -89,12 +89,12 @@ def _sizes(data: Stream) -> Iterator[float]:
         yield resident()
 
 
-def photographs_line(folder: Path, rounds: int) -> None:
+def photographs_line(folder: Path, crop: int, rounds: int) -> None:
     """Print samples a second with JPEGs decoded in full and in part, and their ratio."""
     images = tuple(Stored(str(path)) for path in sorted(folder.glob("*.jpg")))
     both = {
         kind: Stream(
-            Photographs(Labelled(images, (0,) * len(images), ("all",)), 224, 0.08, 0.875, scaled=kind == "scaled"),
+            Photographs(Labelled(images, (0,) * len(images), ("all",)), crop, 0.08, 0.875, scaled=kind == "scaled"),
             32,
             collate,
             CPU,
@@ -107,7 +107,7 @@ def photographs_line(folder: Path, rounds: int) -> None:
             rates[kind].append(reading(data, len(data), k))
     ratios = [scaled / full for full, scaled in zip(rates["full"], rates["scaled"], strict=True)]
     for kind, found in rates.items():
-        print(f"{len(images)} photographs, crops of 224, decoded {kind:6} {spread(found)}/s by one thread")
+        print(f"{len(images)} photographs, crops of {crop}, decoded {kind:6} {spread(found)}/s by one thread")
     print(f"scaled over full: {spread(ratios).strip()}")
 
 
@@ -117,13 +117,14 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--photographs", type=Path)
+    parser.add_argument("--crop", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, default=10)
     given = parser.parse_args()
     torch.manual_seed(0)
     if given.photographs is not None:
         torch.set_num_threads(1)
-        photographs_line(given.photographs, given.rounds)
+        photographs_line(given.photographs, given.crop, given.rounds)
     for name in given.tasks:
         task_line(name, given.data, given.rounds, given.batches)
 

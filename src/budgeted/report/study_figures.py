@@ -78,6 +78,8 @@ def draw_tasks(tables: Sequence[Table], path: Path) -> None:
             axis.bar(xs, [cell.centre for cell in cells], 0.8 / len(rows), color=look(number)["color"], label=row)
             ranges = [[abs(cell.centre - cell.spread[end]) for cell in cells] for end in (0, 1)]
             axis.errorbar(xs, [cell.centre for cell in cells], ranges, fmt="none", ecolor="black", elinewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.grid(visible=False, axis="x")
         axis.set_xticks(range(len(tables)), names)
         axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
