@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import os
+import sys
 from pathlib import Path
 from random import Random
 
@@ -281,6 +282,12 @@ def test_without_the_data_a_sentence_says_where_to_get_it(tmp_path):
     with pytest.raises(
         TaskError, match=r"there is no '.*instances_train2017\.json'\. Unpack .*--data or BUDGETED_DATA"
     ):
+        small().data(tmp_path, CPU)
+
+
+def test_without_pycocotools_a_sentence_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(TaskError, match=r'coco needs pycocotools: pip install "budgeted\[vision\]"'):
         small().data(tmp_path, CPU)
 
 

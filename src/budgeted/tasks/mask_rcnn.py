@@ -95,9 +95,8 @@ def _exact(model: Any) -> nn.Module:
 
 def _of_float_maps(_: nn.Module, given: tuple[Any, list[Tensor]]) -> tuple[Any, list[Tensor]]:
     images, maps = given
-    return images, [
-        one[:1, :1].float() for one in maps
-    ]  # their height, width, device and number format are all it reads
+    # Height, width, device and number format are all that is read of them.
+    return images, [one[:1, :1].float() for one in maps]
 
 
 def _as_float(_: nn.Module, __: Any, found: Any) -> Any:

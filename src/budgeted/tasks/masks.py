@@ -67,7 +67,7 @@ def _pixels(counts: str) -> int:
     """The sum of compressed run lengths, or -1 where they are none: pycocotools leaves pixels beyond them uninitialised.
 
     A number is groups of five bits, the lowest first, in characters from '0' on; the sixth bit says that there are more, and
-    the highest of the last group is the sign. From the third run on it is the difference from the one before the last.
+    the highest of the last group is the sign. From the fourth run on it is the difference from the one before the last.
     """
     runs: list[int] = []
     value = shift = 0
@@ -85,7 +85,7 @@ def _pixels(counts: str) -> int:
 
 
 def encoded(masks: Tensor) -> Sequence[Coded]:
-    """Run lengths of masks of shape (N, 1, H, W) that are at least half."""
+    """Run lengths of masks of shape (N, 1, H, W), of what is above a half."""
     solid = (masks[:, 0] > 0.5).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     coded: Sequence[Coded] = tools().encode(np.asfortranarray(solid))
     return coded
