@@ -220,8 +220,9 @@ def test_the_average_of_the_weights_is_evaluated_beside_them(budgeted, average):
     result = train(budgeted, "--budget", "5ep", "--schedule", "const", "--average", average)
     rows = [row for row in RunFolder(Path(result["run_dir"])).rows() if "accuracy" in row]
     assert all("accuracy_average" in row for row in rows)
-    assert result["final"].keys() == {"accuracy", "accuracy_raw", "accuracy_average"}
-    assert result["metric"]["final"] == max(result["final"].values())
+    kinds = ("", "_raw", "_average")
+    assert result["final"].keys() == {f"{name}{kind}" for name in ("accuracy", "validation_loss") for kind in kinds}
+    assert result["metric"]["final"] == max(result["final"][f"accuracy{kind}"] for kind in kinds)
     assert "accuracy_average" not in train(budgeted, "--budget", "5ep")["final"]
 
 

@@ -159,6 +159,11 @@ def result(**changes) -> dict:
     }  # fmt: skip
 
 
+def test_the_summary_says_how_many_samples_were_skipped(capsys):
+    print_summary(result(skipped_samples=3))
+    assert "3 samples that cannot be read" in capsys.readouterr().out
+
+
 def test_the_summary_says_what_happened(capsys):
     print_summary(result())
     out = capsys.readouterr().out
@@ -172,6 +177,7 @@ def test_the_summary_says_what_happened(capsys):
     ):
         assert part in out
     assert "left out" not in out
+    assert "skipped" not in out
     assert "over it" not in out
     assert "warm-up" not in out
 

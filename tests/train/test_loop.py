@@ -96,7 +96,7 @@ def test_the_result_has_what_is_promised(tmp_path):
     assert result["metric"] == {"name": "accuracy", "best": max(figures), "final": figures[-1]}
     best = next(row for row in rows if row.get("accuracy") == max(figures))
     assert result["best_at"] == {"steps": best["steps"], "progress": best["progress"]}
-    assert result["final"].keys() == {"accuracy", "accuracy_raw"}
+    assert result["final"].keys() == {"accuracy", "accuracy_raw", "validation_loss", "validation_loss_raw"}
     assert {"evaluation", "refresh", "checkpoint"} <= result["activities"].keys()
     assert (result["evaluations_skipped"], result["within_warmup"]) == (0, False)
 

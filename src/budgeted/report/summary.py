@@ -21,6 +21,8 @@ def print_summary(result: dict[str, Any]) -> None:
     left_out = [f"{result['evaluations_skipped']} evaluations"] if result["evaluations_skipped"] else []
     if left_out := left_out + result["left_out"]:
         lines["left out"] = f"{', '.join(left_out)}, to spare the budget"
+    if skipped := result.get("skipped_samples"):  # older results have none
+        lines["skipped"] = f"{skipped} samples that cannot be read"
     if result["within_warmup"]:
         lines["note"] = "the budget ended within the warm-up"
     for number, sentence in enumerate(result.get("diagnosis", ())):
