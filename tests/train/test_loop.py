@@ -488,7 +488,7 @@ def test_without_batch_norm_nothing_is_refreshed(tmp_path):
 
     result = train(tmp_path, task=Plain())[2]
     assert "refresh" not in result["activities"]
-    assert result["final"].keys() == {"accuracy"}
+    assert result["final"].keys() == {"accuracy", "validation_loss"}
 
 
 @pytest.mark.slow
