@@ -14,8 +14,8 @@ ROWS = {"schedules": ["linear", "cosine"], "budgets": ["1ep"], "task": "digits"}
 
 def test_those_of_the_package_in_the_papers_order():
     assert list(built_in()) == [
-        "amsgrad", "fig1", "fig4", "fig5", "fig6", "fig7", "fig8", "quick", "table1", "table2", "table5", "table6", "table9",
-        "table10", "table11", "table6-small",
+        "amsgrad", "fig1", "fig3", "fig4", "fig5", "fig6", "fig7", "fig8", "lm", "quick", "table1", "table2", "table3", "table4",
+        "table5", "table6", "table9", "table10", "table11", "table6-small",
     ]  # fmt: skip
 
 
