@@ -35,9 +35,9 @@ def test_torchvisions_cache_is_used(cache):
 
 
 def test_the_file_is_the_one_that_torchvision_downloads():
-    from budgeted.tasks.pspnet import RESNET50
+    from budgeted.tasks.pretrained import RESNETS
 
-    assert torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url.endswith(RESNET50)
+    assert torchvision.models.ResNet50_Weights.IMAGENET1K_V1.url.endswith(RESNETS[50])
 
 
 def test_from_scratch_is_said_unless_it_was_asked_for(cache):

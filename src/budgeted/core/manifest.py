@@ -11,6 +11,7 @@ from typing import Any, final
 from .errors import StudyError
 from .record import SCHEMA, atomic_write, explained
 
+TASKS_OWN = ("off-the-shelf", "step-decay")  # schedules that each task names itself
 FOLDER = "studies"  # beside the runs
 
 

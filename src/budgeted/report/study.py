@@ -12,7 +12,7 @@ from ..analysis import gradients, results, statistics
 from ..analysis.ranking import Ranking, rankings
 from ..analysis.tables import Table, tables_of
 from ..core.errors import StudyError
-from ..core.manifest import Manifest
+from ..core.manifest import TASKS_OWN, Manifest
 from ..core.record import atomic_write, explained
 from ..core.text import file_name
 from . import tables as form
@@ -204,7 +204,7 @@ class Report:
                     yield f"rates{ending}", partial(gradient_figures.draw_rates, probes)
         if "schedules" in wanted and "rows" in self.study:
             rows = {row["label"]: row["schedule"].replace(" over full", "") for row in self.study["rows"]}
-            drawn = [(label, text) for label, text in rows.items() if text not in ("off-the-shelf", "step-decay")]
+            drawn = [(label, text) for label, text in rows.items() if text not in TASKS_OWN]
             yield "schedules", partial(figures.draw_study_schedules, drawn, self.study["budgets"])
         if "tasks" in wanted:
             yield "tasks", partial(figures.draw_tasks, self.tables)

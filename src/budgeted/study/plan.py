@@ -9,13 +9,13 @@ from typing import Any, final
 
 from ..core.budget import Amount, Budget, Limit, Terms
 from ..core.errors import BudgetedError, StudyError
+from ..core.manifest import TASKS_OWN
 from ..core.record import Spec
 from ..core.refine import inner, is_refined
 from ..core.spec import schedule as read_schedule
 from ..core.text import exact, format_number, nearest
 
 VALUES = ("task", "best", "final", "best_progress")
-TASKS_OWN = ("off-the-shelf", "step-decay")  # schedules that each task names itself
 FIGURES = ("schedules", "budgets", "curves", "norms", "tasks")
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from ..core.errors import TaskError
 from .images import Stored
-from .pretrained import Backbone
-from .pspnet import RESNET50, pspnet, pspnet50
+from .pretrained import RESNETS, Backbone
+from .pspnet import pspnet, pspnet50
 from .scenes import VOID, Augmentation, Pair
 from .street_scenes import StreetScenes
 
@@ -41,7 +41,7 @@ class Cityscapes(StreetScenes):
     }
 
     def model(self) -> nn.Module:
-        backbone = Backbone.find(self.backbone, RESNET50, self.name)
+        backbone = Backbone.find(self.backbone, RESNETS[50], self.name)
         self.origin = backbone.origin
         return pspnet50(self.classes, backbone)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import TaskError
 from ..train.data import Batch, Images
 from ..train.task import Task
 
@@ -15,7 +17,7 @@ class Classification(Task):
     """A task whose metric is accuracy on held-out images."""
 
     chance: ClassVar[float | None] = 0.1  # of ten classes
-    rate: ClassVar[float] = 0.1
+    rate: float = 0.1
     momentum: ClassVar[float] = 0.9
     weight_decay: ClassVar[float] = 5e-4
 
@@ -37,6 +39,28 @@ class Classification(Task):
             right += (logits.argmax(1) == targets).sum()
             loss += nn.functional.cross_entropy(logits, targets, reduction="sum")
         return {"accuracy": right.item() / data.samples, "validation_loss": loss.item() / data.samples}
+
+
+def figures(judged: Iterable[tuple[Tensor, Tensor]], what: str) -> dict[str, float]:
+    """Top-1 and top-5 accuracy, 0 to 1, and mean loss.
+
+    Args:
+        judged: log-probabilities of shape (N, classes), and targets of shape (N,), batch by batch.
+        what: a sample is called.
+
+    Raises:
+        TaskError: where there is none.
+    """
+    sums, count = torch.zeros(3, dtype=torch.float64), 0
+    for logs, targets in judged:
+        best = logs.topk(min(5, logs.shape[1]), 1).indices == targets[:, None]
+        loss = nn.functional.nll_loss(logs, targets, reduction="sum")
+        sums += torch.stack([best[:, 0].sum(), best.sum(), loss]).double().cpu()
+        count += len(targets)
+    if not count:
+        raise TaskError(f"no validation {what} can be read; get them again")
+    accuracy, top5, loss_of_all = (sums / count).tolist()
+    return {"accuracy": accuracy, "top5": top5, "validation_loss": loss_of_all}
 
 
 def hold_out(images: Tensor, labels: Tensor, count: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

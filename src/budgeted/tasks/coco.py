@@ -20,11 +20,11 @@ from .detection import Detections, Truth
 from .instances import Instances, join
 from .mask_rcnn import SIDE, anchors, longest, resnet18_fpn, resnet50_fpn
 from .masks import tools
-from .pretrained import Backbone
+from .pretrained import RESNETS, Backbone
 from .scaling import flag, linear_rule, positive
+from .sources import home
 
 _BATCH, _STEPS, _RATE = 16, 90_000, 0.02  # the recipe's
-_RESNET50 = "resnet50-0676ba61.pth"  # torchvision's on ImageNet, IMAGENET1K_V1
 
 
 class Coco(Task):
@@ -126,8 +126,7 @@ class Coco(Task):
         )
 
     def _read(self, root: Path | None, part: str) -> Annotations:
-        home = root or Path.home() / ".cache" / "budgeted"
-        folder = home / self.folder
+        folder = home(root) / self.folder
         file = folder / "annotations" / f"instances_{part}.json"
         for needed, there in ((file, file.is_file()), (folder / part, (folder / part).is_dir())):
             if not there:
@@ -139,7 +138,7 @@ class Coco(Task):
         return Annotations.read(file, folder / part)
 
     def model(self) -> nn.Module:
-        found = Backbone.find(self.backbone, _RESNET50, self.name)
+        found = Backbone.find(self.backbone, RESNETS[50], self.name)
         frozen = found.weights is not None
         self._found |= {
             "backbone": found.origin,

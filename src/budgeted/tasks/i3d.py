@@ -8,15 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import TaskError
-from .pretrained import Backbone
+from .pretrained import RESNETS, Backbone
 
-_WEIGHTS = {
-    18: "resnet18-f37072fd.pth",
-    34: "resnet34-b627a593.pth",
-    50: "resnet50-0676ba61.pth",
-    101: "resnet101-63fe2227.pth",
-    152: "resnet152-394f9c45.pth",
-}
 _STEM = 5  # frames that the first convolution sees
 # Of each stage, which blocks see three frames, in turn: those of obtain_arc() in the paper's code, video-nonlocal-net.
 _STAGES = {"layer1": (True,), "layer2": (True, False), "layer3": (True, False), "layer4": (False, True)}
@@ -28,9 +21,9 @@ def weights(depth: int) -> str:
     Raises:
         TaskError: for another depth than its.
     """
-    if depth not in _WEIGHTS:
-        raise TaskError(f"the depth of an I3D is one of {', '.join(map(str, _WEIGHTS))}, and is {depth}")
-    return _WEIGHTS[depth]
+    if depth not in RESNETS:
+        raise TaskError(f"the depth of an I3D is one of {', '.join(map(str, RESNETS))}, and is {depth}")
+    return RESNETS[depth]
 
 
 class Conv3d(nn.Conv3d):

@@ -8,22 +8,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..core.errors import TaskError
-from ..train.data import Batch
 from ..train.stream import Stream
-from ..train.task import Data, Task
+from ..train.task import Data
 from . import ilsvrc
+from .classification import Classification, figures
 from .images import Labelled, class_folders
 from .models import ResNet
 from .photographs import Photographs, collate
 from .scaling import flag, linear_rule, positive
+from .sources import home
 
-_BATCH, _RATE = 128, 0.1  # the paper's
 
-
-class ImageNet(Task):
+class ImageNet(Classification):
     """1.28 million photographs of 1,000 classes, and 50,000 to validate.
 
     Args:
@@ -39,23 +38,28 @@ class ImageNet(Task):
     summary: ClassVar[str] = "photographs in 1,000 classes, torchvision's ResNet-18 (the paper's)"
     full_budget: ClassVar[str] = "100ep"
     classes: ClassVar[int] = 1000
+    batch_size: int = 128
+    crop: int = 224
     least_area: ClassVar[float] = 0.08  # of a random crop, as a share of the photograph's
     centre: ClassVar[float] = 224 / 256  # the side of the crop that is judged, as a share of the shorter side
 
     def __init__(
         self,
-        batch: int = _BATCH,
-        crop: int = 224,
+        batch: int | None = None,
+        crop: int | None = None,
         decode: str = "full",
-        folder: str = "imagenet",
+        folder: str | None = None,
         images: int | None = None,
         overfit: int = 0,
     ) -> None:
-        self.batch_size, self.crop = positive("batch", batch, 2), positive("crop", crop, 32)
-        self.rate = linear_rule(_RATE, _BATCH, self.batch_size)
+        recipe = type(self)
+        self.batch_size = recipe.batch_size if batch is None else positive("batch", batch, 2)
+        self.rate = linear_rule(recipe.rate, recipe.batch_size, self.batch_size)
+        self.crop = recipe.crop if crop is None else positive("crop", crop, 32)
         if decode not in ("full", "scaled"):
             raise TaskError(f"decode is full or scaled, and is '{decode}'")
-        self.decode, self.folder, self.overfit = decode, folder, flag("overfit", overfit)
+        self.decode, self.overfit = decode, flag("overfit", overfit)
+        self.folder = recipe.name if folder is None else str(folder)
         self.images = None if images is None else positive("images", images)
 
     @property
@@ -83,26 +87,10 @@ class ImageNet(Task):
     def model(self) -> nn.Module:
         return _resnet(18, self.classes)
 
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """SGD with momentum; weight decay on every parameter."""
-        return torch.optim.SGD(model.parameters(), lr=self.rate, momentum=0.9, weight_decay=5e-4, fused=True)
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return nn.functional.cross_entropy(model(batch.inputs), batch.targets)
-
-    def evaluate(self, model: nn.Module, data: Stream) -> dict[str, float]:
-        """Top-1 accuracy, top-5, and mean loss, over the centres of the images."""
-        right, close, loss, count = 0.0, 0.0, 0.0, 0
-        for inputs, targets in data.in_order():
-            logits = model(inputs).float()
-            best = logits.topk(min(5, self.classes), dim=1).indices == targets[:, None]
-            right += float(best[:, 0].sum())
-            close += float(best.sum())
-            loss += float(nn.functional.cross_entropy(logits, targets, reduction="sum"))
-            count += len(targets)
-        if not count:
-            raise TaskError(f"none of the {len(data.source):,} images to validate on can be read")
-        return {"accuracy": right / count, "top5": close / count, "validation_loss": loss / count}
+    def evaluate(self, model: nn.Module, data: Stream) -> dict[str, float]:  # type: ignore[override]
+        """Over the centres of the images."""
+        judged = ((model(inputs).float().log_softmax(1), targets) for inputs, targets in data.in_order())
+        return figures(judged, "photograph")
 
     @property
     def chance(self) -> float | None:  # type: ignore[override]
@@ -125,19 +113,11 @@ class Imagenette64(ImageNet):
     summary: ClassVar[str] = "ten classes of ImageNet at 64 pixels, ResNet-18 of 16-32-64-128 filters (for CPUs)"
     full_budget: ClassVar[str] = "20ep"
     classes: ClassVar[int] = 10
+    batch_size: int = 64
+    rate: float = 0.05
+    crop: int = 48
     least_area: ClassVar[float] = 0.25
     centre: ClassVar[float] = 1.0
-
-    def __init__(
-        self,
-        batch: int = 64,
-        crop: int = 48,
-        decode: str = "full",
-        folder: str = "imagenette64",
-        images: int | None = None,
-        overfit: int = 0,
-    ) -> None:
-        super().__init__(batch, crop, decode, folder, images, overfit)
 
     @property
     def models(self) -> Mapping[str, Callable[..., nn.Module]]:  # type: ignore[override]
@@ -167,7 +147,7 @@ def _read(root: Path | None, folder: str, task: str) -> tuple[Labelled, Labelled
     Raises:
         TaskError: where there is neither form of the data set, or one that is incomplete.
     """
-    place = (root or Path.home() / ".cache" / "budgeted") / folder
+    place = home(root) / folder
     if (place / "train").is_dir():
         train, held = class_folders(place / "train"), class_folders(place / "val")
         if odd := sorted({*train.classes} ^ {*held.classes}):

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import TaskError
-from ..train.data import Batch
 from ..train.stream import Stream
-from ..train.task import Data, Task
+from ..train.task import Data
+from .classification import Classification, figures
 from .clips import Clips, Judged, join
 from .i3d import i3d, weights
 from .pretrained import Backbone
 from .scaling import flag, linear_rule, positive
+from .sources import existing
 from .video import pyav
 from .video_lists import Videos, find
 
 
-class Kinetics(Task):
+class Kinetics(Classification):
     """About 240,000 videos of ten seconds to train on and 20,000 of `val` to validate; 400 classes, or as many as there are.
 
     Args:
@@ -41,6 +41,7 @@ class Kinetics(Task):
     off_the_shelf: ClassVar[str] = "step(1/2, 5/6)"
     step_decay: ClassVar[str] = off_the_shelf
     judged_by: ClassVar[str] = "final"
+    weight_decay: ClassVar[float] = 1e-4
     chance: float | None = 1 / 400  # type: ignore[misc]  # as many classes as the data has
     models: Mapping[str, Callable[..., nn.Module]]  # type: ignore[misc]  # the same
 
@@ -72,12 +73,7 @@ class Kinetics(Task):
 
     def data(self, root: Path | None, device: torch.device) -> Data:
         pyav()
-        folder = (root or Path.home() / ".cache" / "budgeted") / self.folder
-        if not folder.is_dir():
-            raise TaskError(
-                f"there is no folder '{folder}'; --data or BUDGETED_DATA names the folder that holds '{self.folder}', and "
-                f"{self.name}(folder=NAME) another one in it"
-            )
+        folder = existing(root, self.folder, self.name)
         train = find(folder, "train").first(self.images)
         val = train if self.overfit else find(folder, "val", train.classes)
         self.classes = len(train.classes)
@@ -100,25 +96,15 @@ class Kinetics(Task):
         self._found["backbone"] = backbone.origin
         return i3d(self.classes, depth, dropout, backbone)
 
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.SGD(model.parameters(), lr=self.rate, momentum=0.9, weight_decay=1e-4, fused=True)
+    def evaluate(self, model: nn.Module, data: Judged) -> dict[str, float]:  # type: ignore[override]
+        """By the mean of the probabilities of each video's clips."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return nn.functional.cross_entropy(model(batch.inputs), batch.targets)
+        def judged() -> Iterator[tuple[Tensor, Tensor]]:
+            for inputs, targets in data:
+                chances = model(inputs).float().softmax(1).unflatten(0, (len(targets), -1)).mean(1)
+                yield chances.clamp_min(1e-12).log(), targets
 
-    def evaluate(self, model: nn.Module, data: Judged) -> dict[str, float]:
-        """Top-1 and top-5 accuracy, 0 to 1, and mean loss, by the mean of the probabilities of each video's clips."""
-        sums, count = torch.zeros(3, dtype=torch.float64), 0
-        for inputs, targets in data:
-            chances = model(inputs).float().softmax(1).unflatten(0, (len(targets), -1)).mean(1)
-            best = chances.topk(min(5, chances.shape[1]), 1).indices == targets[:, None]
-            loss = nn.functional.nll_loss(chances.clamp_min(1e-12).log(), targets, reduction="sum")
-            sums += torch.stack([best[:, 0].sum(), best.sum(), loss]).double().cpu()
-            count += len(targets)
-        if not count:
-            raise TaskError("no validation video can be read; get them again")
-        accuracy, top5, loss = (sums / count).tolist()
-        return {"accuracy": accuracy, "top5": top5, "validation_loss": loss}
+        return figures(judged(), "video")
 
     def settings(self) -> Mapping[str, Any]:
         return {

@@ -14,6 +14,14 @@ from torch import Tensor
 from ..core.errors import BudgetWarning, TaskError
 
 SCRATCH = "scratch"
+# Torchvision's residual networks trained on ImageNet (IMAGENET1K_V1), by their depths.
+RESNETS = {
+    18: "resnet18-f37072fd.pth",
+    34: "resnet34-b627a593.pth",
+    50: "resnet50-0676ba61.pth",
+    101: "resnet101-63fe2227.pth",
+    152: "resnet152-394f9c45.pth",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from .models import Block
 from .pretrained import Backbone
 
-RESNET50 = "resnet50-0676ba61.pth"  # torchvision's, trained on ImageNet
 _BINS = (1, 2, 3, 6)
 
 

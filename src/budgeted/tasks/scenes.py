@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ from torch import Tensor
 
 from ..core.errors import TaskError
 from ..train.data import Batch
-from ..train.stream import Unreadable
-from .images import Stored, decode
+from .images import Stored, decode, opened
 from .photographs import MEAN, normalised
 
 VOID = 255  # the label of pixels that are neither trained nor judged on
@@ -144,11 +142,8 @@ class Scenes:
 
 def _ids(stored: Stored) -> np.ndarray[Any, Any]:
     """The label image as it is, in any number of bits."""
-    try:
-        image = Image.open(io.BytesIO(stored.bytes()))
+    with opened(stored) as image:
         image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Unreadable(f"'{stored}': {error}") from None
     if len(image.getbands()) != 1:
         raise TaskError(
             f"label image '{stored}' has {len(image.getbands())} channels ({image.mode}); it is to have one, with the number "

@@ -9,15 +9,35 @@ from pathlib import Path
 from ..core.errors import TaskError
 
 
+def home(root: Path | None) -> Path:
+    """The folder with the data sets: the one that was given, or ours."""
+    return root or Path.home() / ".cache" / "budgeted"
+
+
+def existing(root: Path | None, folder: str, task: str) -> Path:
+    """The folder of a data set that is not downloaded.
+
+    Raises:
+        TaskError: where it is not there.
+    """
+    path = home(root) / folder
+    if not path.is_dir():
+        raise TaskError(
+            f"there is no folder '{path}'; --data or BUDGETED_DATA names the folder that holds '{folder}', and "
+            f"{task}(folder=NAME) another one in it"
+        )
+    return path
+
+
 def find(root: Path | None, folder: str, files: Sequence[str], download: Callable[[str], object], what: str) -> Path:
     """The folder of a data set under `root`, downloaded into it where there is a network.
 
     Raises:
         TaskError: where it is neither there nor to be had.
     """
-    home = root or Path.home() / ".cache" / "budgeted"
-    path = home / folder
-    ours = [place for place in (path, path.parent, home) if not place.exists()]
+    top = home(root)
+    path = top / folder
+    ours = [place for place in (path, path.parent, top) if not place.exists()]
 
     def missing() -> list[str]:
         return [name for name in files if not (path / name).is_file()]
@@ -25,8 +45,8 @@ def find(root: Path | None, folder: str, files: Sequence[str], download: Callabl
     if not missing():
         return path
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        download(str(home))
+        top.mkdir(parents=True, exist_ok=True)
+        download(str(top))
         why = f"{missing()[0]} is missing" if missing() else ""
     except Exception as error:  # whatever the network and the disk come up with
         why = str(error).partition("\n")[0].rstrip(": ") or type(error).__name__

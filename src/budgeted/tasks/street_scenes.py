@@ -20,6 +20,7 @@ from .pretrained import SCRATCH
 from .scaling import flag, linear_rule, positive
 from .scenes import Augmentation, Pair, Scenes, join
 from .segmentation import confusion, cross_entropy, intersection_over_union, tiled
+from .sources import existing
 
 _AUXILIARY = 0.4  # the weight of the auxiliary head's loss (Zhao et al. 2017)
 
@@ -73,12 +74,7 @@ class StreetScenes(Task):
         self.origin = SCRATCH
 
     def data(self, root: Path | None, device: torch.device) -> Data:
-        folder = (root or Path.home() / ".cache" / "budgeted") / self.folder
-        if not folder.is_dir():
-            raise TaskError(
-                f"there is no folder '{folder}'; --data or BUDGETED_DATA names the folder that holds '{self.folder}', and "
-                f"{self.name}(folder=NAME) another one in it"
-            )
+        folder = existing(root, self.folder, self.name)
         train = self.pairs(folder, "train")[: self.images]
         judged = train if self.overfit else self.pairs(folder, "val")
         return Data(self._stream(train, device, whole=True), self._stream(judged, device, whole=False))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -114,10 +114,10 @@ class Stream:
     @property
     def samples(self) -> int:
         """Samples in an epoch."""
-        return sum(map(len, self._cut(self._all())))
+        return sum(map(self._used, self._group_sizes()))
 
     def __len__(self) -> int:
-        return len(self._cut(self._all()))
+        return sum(-(-self._used(size) // self.batch_size) for size in self._group_sizes())
 
     def epoch(self, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The shuffled, augmented batches of an epoch, from the `first` on."""
@@ -152,6 +152,15 @@ class Stream:
     def _all(self) -> Sequence[int]:
         return range(len(self.source)) if self.chosen is None else self.chosen
 
+    def _group_sizes(self) -> Iterable[int]:
+        if self.groups is None:
+            return [len(self._all())]
+        return Counter(self.groups[index] for index in self._all()).values()
+
+    def _used(self, size: int) -> int:
+        """Of so many samples of a group, those of an epoch."""
+        return size - size % self.batch_size if self.whole and size >= self.batch_size else size
+
     def _cut(self, order: Sequence[int]) -> list[Sequence[int]]:
         """Batches of samples of one group each, in the order given; as many whatever the order."""
         kinds: dict[int, list[int]] = {}
@@ -160,10 +169,8 @@ class Stream:
         batches: list[Sequence[int]] = []
         for kind in sorted(kinds):
             of_kind = kinds[kind]
-            parts = [of_kind[start : start + self.batch_size] for start in range(0, len(of_kind), self.batch_size)]
-            if self.whole and len(parts) > 1 and len(parts[-1]) < self.batch_size:
-                parts.pop()
-            batches += parts
+            starts = range(0, self._used(len(of_kind)), self.batch_size)
+            batches += [of_kind[start : start + self.batch_size] for start in starts]
         return batches
 
     def _read(self, batches: Iterable[Sequence[int]], draw: str | None) -> Iterator[list[Any]]:
