@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ..core.errors import TaskError
 from ..train.stream import Unreadable
+from .sources import by_class
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -86,19 +86,11 @@ def class_folders(folder: Path) -> Labelled:
     Raises:
         TaskError: for no class folder, or one without images.
     """
-    try:
-        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise TaskError(f"cannot read '{folder}': {error.strerror}") from None
-    if not classes:
-        raise TaskError(f"'{folder}' has no folders; it is to hold one for each class, with images in it")
-    images: list[Stored] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = [path for path in (folder / name).rglob("*") if path.suffix.lower() in EXTENSIONS]
-        if not found:
-            known = ", ".join(sorted(EXTENSIONS))
-            raise TaskError(f"class folder '{folder / name}' has no images ({known}); fill it, or remove it")
-        images += [Stored(str(path)) for path in sorted(found)]
-        labels += [label] * len(found)
-    return Labelled(tuple(images), tuple(labels), tuple(classes))
+    found = by_class(folder, _images, "images", EXTENSIONS)
+    images = tuple(Stored(path) for paths in found.values() for path in paths)
+    labels = tuple(label for label, paths in enumerate(found.values()) for _ in paths)
+    return Labelled(images, labels, tuple(found))
+
+
+def _images(folder: Path) -> Iterator[str]:
+    return (str(path) for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)

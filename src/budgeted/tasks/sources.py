@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..core.errors import TaskError
@@ -27,6 +27,33 @@ def existing(root: Path | None, folder: str, task: str) -> Path:
             f"{task}(folder=NAME) another one in it"
         )
     return path
+
+
+def by_class(
+    folder: Path, files: Callable[[Path], Iterable[str]], what: str, extensions: Iterable[str]
+) -> dict[str, list[str]]:
+    """The files in a folder for each class, both in the order of their names.
+
+    Args:
+        folder: that holds those of the classes.
+        files: the paths of a class, by its folder.
+        what: they are called.
+        extensions: that they have.
+
+    Raises:
+        TaskError: for no class folder, or one without files.
+    """
+    try:
+        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise TaskError(f"cannot read '{folder}': {error.strerror}") from None
+    if not classes:
+        raise TaskError(f"'{folder}' has no folders; it is to hold one for each class, with {what} in it")
+    found = {name: sorted(files(folder / name)) for name in classes}
+    if empty := next((name for name, paths in found.items() if not paths), None):
+        known = ", ".join(sorted(extensions))
+        raise TaskError(f"class folder '{folder / empty}' has no {what} ({known}); fill it, or remove it")
+    return found
 
 
 def find(root: Path | None, folder: str, files: Sequence[str], download: Callable[[str], object], what: str) -> Path:

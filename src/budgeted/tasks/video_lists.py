@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import BudgetWarning, TaskError
+from .sources import by_class
 from .video import EXTENSIONS
 
 _MOST_MISSING = 0.25  # of the videos of a list
@@ -120,15 +121,8 @@ def _class_folders(folder: Path, part: str) -> Iterator[Entry]:
         raise TaskError(
             f"there is neither a list '{folder / part}.csv' or '.txt' nor a folder '{home}' with a folder of videos for each class"
         )
-    names = sorted(entry.name for entry in home.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
-        raise TaskError(f"'{home}' has no folders; it is to hold one for each class, with videos in it")
-    for name in names:
-        found = sorted(_videos(home / name))
-        if not found:
-            known = ", ".join(sorted(EXTENSIONS))
-            raise TaskError(f"class folder '{home / name}' has no videos ({known}); fill it, or remove it")
-        for path in found:
+    for name, paths in by_class(home, _videos, "videos", EXTENSIONS).items():
+        for path in paths:
             yield path, name
 
 
