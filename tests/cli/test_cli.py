@@ -610,14 +610,14 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
 
 
 def test_probes_and_what_they_found_are_in_the_rows(budgeted):
-    result = train(budgeted, "--probes", "3", "--probe-share", "0.9")
+    result = train(budgeted, "--budget", "6ep", "--probes", "3", "--probe-share", "0.9")
     rows = [json.loads(line) for line in Path(result["run_dir"], "rows.jsonl").read_text().splitlines()]
     assert [row["progress"] for row in rows if "full_gradient" in row] == pytest.approx([0.0, 0.5, 1.0], abs=0.1)
     assert "the full gradient's norm" in result["diagnosis"][0]
 
 
 def test_the_diagnosis_is_part_of_the_summary(budgeted):
-    _, out, _ = budgeted("train", TINY, *FAST, "--schedule", "const")
+    _, out, _ = budgeted("train", TINY, *FAST, "--budget", "6ep", "--schedule", "const")
     assert "diagnosis   The rate reached 1 of its base" in out
     assert "give it a schedule that ends low, such as linear" in out
 
