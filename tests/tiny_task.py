@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from budgeted.train.data import Batch
+from budgeted.train.stream import Stream, Unreadable
 from budgeted.train.task import Data
 
 
@@ -96,6 +97,37 @@ class Plain(Tiny):
 
     def model(self):
         return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+class Read:
+    """The points read one by one as from files, one of them damaged; each rank notes in a file of its own what it read."""
+
+    damaged = 13
+
+    def __init__(self):
+        self.points = Blobs()
+
+    def __len__(self):
+        return self.points.samples
+
+    def read(self, index, random):
+        if index == self.damaged:
+            raise Unreadable(f"'{index}.jpg': truncated")
+        with open(f"read-{os.environ.get('RANK', '0')}.txt", "a", encoding="utf-8") as file:
+            file.write(f"{index}\n")
+        return self.points.inputs[index], self.points.targets[index]
+
+
+def join(samples, device):
+    return Batch(*map(torch.stack, zip(*samples, strict=True)))
+
+
+class FromFiles(Plain):
+    """Trains on points that are read from files."""
+
+    def data(self, root, device):
+        source = Read()
+        return Data(Stream(source, 8, join, device), Blobs())
 
 
 class Incomplete:

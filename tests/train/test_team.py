@@ -18,6 +18,7 @@ from budgeted.core.record import RunFolder
 from budgeted.core.trace import Trace
 from budgeted.train import checkpoint
 from budgeted.train.data import Batch
+from budgeted.train.stream import Stream
 from budgeted.train.team import Team
 
 pytestmark = pytest.mark.slow
@@ -88,6 +89,19 @@ def test_a_batch_is_split_so_that_the_mean_of_the_ranks_is_its_own():
         assert rows == list(range(7))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_parts_of_samples_from_files_weigh_what_parts_of_batches_weigh(count, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tiny_task.Read, "damaged", -1)
+    stream = Stream(tiny_task.Read(), 7, tiny_task.join, CPU)  # 11 batches of 7 and one of 3
+    for rank in range(count):
+        team = Team(rank, count)
+        expected = [team.part(batch) for batch in stream.epoch(0, 1, 2)]
+        found = list(team.parts(stream, 0, 1, 2))
+        assert [weight for _, weight in found] == [weight for _, weight in expected]
+        assert all(torch.equal(a.inputs, b.inputs) for (a, _), (b, _) in zip(found, expected, strict=True))
+
+
 def test_so_many_ranks_train_as_one_does(tmp_path):
     arguments = (TASK, "--budget", "3ep", "--schedule", "cosine", "--deterministic")
     one, two = (finished(launch(tmp_path, ranks, *arguments)) for ranks in (1, 2))
@@ -97,6 +111,22 @@ def test_so_many_ranks_train_as_one_does(tmp_path):
     assert traces[0] == traces[1]
     a, b = weights(one, tmp_path), weights(two, tmp_path)
     assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+
+
+def test_each_rank_reads_its_own_samples_alone_and_the_damaged_ones_of_all_are_counted(tmp_path):
+    roots = {ranks: tmp_path / str(ranks) for ranks in (1, 2)}
+    results = {}
+    for ranks, root in roots.items():
+        root.mkdir()
+        results[ranks] = finished(launch(root, ranks, "tiny_task:FromFiles", "--budget", "2ep", "--deterministic"))
+    a, b = (weights(results[ranks], root) for ranks, root in roots.items())
+    assert all(torch.allclose(a[name], b[name], atol=1e-5) for name in a)
+    read = {path.name: path.read_text().split() for path in roots[2].glob("read-*.txt")}
+    assert sorted(map(len, read.values())) == [80, 80]  # of the 160 in two epochs
+    assert sorted(read["read-0.txt"] + read["read-1.txt"]) == sorted(
+        roots[1].joinpath("read-0.txt").read_text().split()
+    )
+    assert [result["skipped_samples"] for result in results.values()] == [1, 1]
 
 
 def test_a_signal_to_one_rank_stops_all_with_one_checkpoint_and_other_ranks_go_on(tmp_path):

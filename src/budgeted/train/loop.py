@@ -82,8 +82,8 @@ def fit(
         try:
             if team.leads:
                 yield from session.pending()  # a signal came before it
-            for batch in session.batches():
-                session.update(batch)
+            for batch, weight in session.batches():
+                session.update(batch, weight)
                 if run.done:
                     break
                 if team.leads:
@@ -95,6 +95,7 @@ def fit(
                     f"budget '{run.budget}' left no time for one update after {run.ledger.seconds:.1f}s of "
                     f"set-up{' and probes' if session.probing else ''}; give a longer one"
                 )
+            session.learn_skipped()
             if not team.leads:
                 return {}
             last = session.finish()

@@ -238,29 +238,29 @@ class Session:
 
     # Training
 
-    def batches(self) -> Iterator[Batch]:
-        """Batches until the budget ends, from where so many updates have led."""
-        at_once = self.circumstances.signals.at_once
+    def batches(self) -> Iterator[tuple[Batch, float]]:
+        """Batches until the budget ends, from where so many updates have led, and what the loss of each weighs."""
+        at_once, team = self.circumstances.signals.at_once, self.circumstances.team
         epoch, first = divmod(self.run.ledger.steps, len(self.data.train))
         while not self.run.done:
-            batches = self.data.train.epoch(self.spec.seed, epoch, first)
+            batches = team.parts(self.data.train, self.spec.seed, epoch, first)
             while True:
                 with at_once:  # a signal need not wait for slow data
-                    batch = next(batches, None)
-                if batch is None:
+                    found = next(batches, None)
+                if found is None:
                     break
                 if self.run.done:  # time ran out while it was made
                     return
-                yield self.precision.prepare(batch)
+                batch, weight = found
+                yield self.precision.prepare(batch), weight
                 if self.run.done:
                     return
             epoch, first = epoch + 1, 0
 
-    def update(self, batch: Batch) -> Tensor:
+    def update(self, batch: Batch, weight: float = 1.0) -> Tensor:
         """One update: its rate is set and it is counted in the optimizer's hooks; its loss comes back."""
-        run, team, position = self.run, self.circumstances.team, self.run.progress
+        run, position = self.run, self.run.progress
         self.trained.train()
-        batch, weight = team.part(batch) if team.count > 1 else (batch, 1.0)
         with run.counted(batch):
             with self.precision.autocast(self.circumstances.device):
                 loss = self.task.loss(self.trained, batch)
@@ -294,6 +294,13 @@ class Session:
             yield
         with contextlib.suppress(BudgetedError):  # where no weight moved
             self.applied = moved.rate.median
+
+    def learn_skipped(self) -> None:
+        """Take note of the training samples that other ranks could not read; all ranks call it."""
+        if isinstance(self.data.train, Stream):
+            skipped = self.data.train.skipped
+            for why in self.circumstances.team.everyones(skipped.why):
+                skipped.why.update(why)
 
     def share(self, lender: Session) -> None:
         """Stand on another run's model instead of one's own, which is the same at this update."""

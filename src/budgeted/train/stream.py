@@ -121,13 +121,27 @@ class Stream:
 
     def epoch(self, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The shuffled, augmented batches of an epoch, from the `first` on."""
+        return (batch for batch, _ in self.shares(seed, epoch, first))
+
+    def shares(
+        self, seed: int, epoch: int, first: int = 0, rank: int = 0, count: int = 1
+    ) -> Iterator[tuple[Batch, int]]:
+        """Of each batch of an epoch the rows of one rank, which alone are read, and how many the whole batch has.
+
+        Args:
+            seed, epoch, first: as of `epoch`.
+            rank: takes every `count`-th row from this one on; the first row where there is none for it.
+            count: ranks that share each batch.
+        """
         random = torch.Generator().manual_seed((seed + 1) * 1_000_003 + epoch)
         every = self._all()
         batches = self._cut([every[place] for place in torch.randperm(len(every), generator=random).tolist()])
         if self.groups is not None:
             batches = [batches[place] for place in torch.randperm(len(batches), generator=random).tolist()]
-        for samples in self._read(batches[first:], f"{seed} {epoch}"):
-            yield self.join(samples, self.device)
+        batches = batches[first:]
+        shares = [batch[rank::count] or batch[:1] for batch in batches]
+        for batch, samples in zip(batches, self._read(shares, f"{seed} {epoch}"), strict=True):
+            yield self.join(samples, self.device), len(batch)
 
     def in_order(self, batch_size: int | None = None) -> Iterator[Batch]:
         """The samples as they are to be evaluated, in their order; those that cannot be read are left out."""

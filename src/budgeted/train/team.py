@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from .data import Batch
+from .data import Batch, TrainingData
+from .stream import Stream
 
 T = TypeVar("T")
 
@@ -51,11 +53,31 @@ class Team:
         dist.broadcast_object_list(carried, src=0)
         return carried[0]  # type: ignore[return-value]
 
+    def everyones(self, value: T) -> list[T]:
+        """The values of all ranks, on each of them."""
+        if self.count == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.count
+        dist.all_gather_object(gathered, value)
+        return gathered
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model that averages its gradients over the ranks."""
         if self.count == 1:
             return model
         return nn.parallel.DistributedDataParallel(model)
+
+    def parts(self, train: TrainingData, seed: int, epoch: int, first: int) -> Iterator[tuple[Batch, float]]:
+        """What this rank trains on of each batch of an epoch, and what its mean loss weighs; see `part`.
+
+        Of samples that are read from files, a rank reads its own alone.
+        """
+        if self.count == 1:
+            return ((batch, 1.0) for batch in train.epoch(seed, epoch, first))
+        if isinstance(train, Stream):
+            shares = train.shares(seed, epoch, first, self.rank, self.count)
+            return ((batch, self._weight(whole)) for batch, whole in shares)
+        return map(self.part, train.epoch(seed, epoch, first))
 
     def part(self, batch: Batch) -> tuple[Batch, float]:
         """The rows of this rank in a batch, and what their mean loss weighs, so that the ranks' mean is the batch's own.
@@ -63,7 +85,8 @@ class Team:
         A rank for which there is no row computes the first one, at no weight: all ranks must go through the model.
         """
         size = len(batch.targets)
-        if self.rank >= size:
-            return Batch(batch.inputs[:1], batch.targets[:1]), 0.0
-        mine = Batch(batch.inputs[self.rank :: self.count], batch.targets[self.rank :: self.count])
-        return mine, len(mine.targets) * self.count / size
+        rows = slice(self.rank, None, self.count) if self.rank < size else slice(1)
+        return Batch(batch.inputs[rows], batch.targets[rows]), self._weight(size)
+
+    def _weight(self, size: int) -> float:
+        return len(range(self.rank, size, self.count)) * self.count / size

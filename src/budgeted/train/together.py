@@ -113,7 +113,7 @@ def _train(
     for session in sessions.values():
         if session is not lender:
             session.share(lender)
-    for batch in lender.batches():
+    for batch, _ in lender.batches():
         began = time.monotonic()
         loss = lender.update(batch)
         for session in sessions.values():

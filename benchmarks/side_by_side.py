@@ -1,0 +1,85 @@
+"""What the comparisons share: spreads over interleaved rounds, the machine and the versions that a table is true of, files."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """The median, and the least and the greatest of few, or the quartiles of many."""
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
+    if len(ordered) > 10:
+        low, _, high = statistics.quantiles(ordered, n=4)
+    return f"{statistics.median(ordered):{form}} ({low:{form}} to {high:{form}})"
+
+
+def ratios(values: Sequence[float], reference: Sequence[float]) -> list[float]:
+    """Of each round: what a slow machine did to one side it did to the other."""
+    return [a / b for a, b in zip(values, reference, strict=True)]
+
+
+def circumstances(packages: Iterable[str] = ()) -> dict[str, Any]:
+    """The machine, the versions, the command and the date that a table is true of."""
+    versions = {name: version for name in ("torch", *packages) if (version := _version(name)) is not None}
+    command = " ".join(["python", *sys.argv])
+    return {
+        "date": dt.date.today().isoformat(),
+        "command": command,
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """Its name, and which wide instructions it has: speeds in bf16 hang on them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in facts.get("flags", "").split()]
+    return f"{facts.get('model name', platform.machine())} ({', '.join(wide)})"
+
+
+def show(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], about: Mapping[str, Any]) -> None:
+    """A table, and below it what it is true of."""
+    table = Table(title=title, title_justify="left")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    console.print(
+        f"{about['date']}; {about['processor']}, {about['cores']} cores; Python {about['python']}, {versions}",
+        highlight=False,
+    )
+
+
+def keep(path: Path | None, about: Mapping[str, Any], results: Any) -> None:
+    """Write them as JSON, if a file was asked for."""
+    if path is not None:
+        path.write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n", encoding="utf-8")
