@@ -1,6 +1,7 @@
 """What attach() adds to an optimizer update, against what torch's schedulers add.
 
     python benchmarks/bookkeeping.py --rounds 2000
+    python benchmarks/bookkeeping.py --rounds 1000 --guard      # fails where bookkeeping has become dearer by half
 
 The optimizer's own step does nothing, so what is left of a bare step is torch's wrapper around it. Every round times all
 loops one after another, in an order of its own, so that what slows the machine slows all of them. What a loop adds is
@@ -12,6 +13,7 @@ import argparse
 import gc
 import random
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -26,6 +28,8 @@ import budgeted
 Loop = Callable[[int], None]
 ENDLESS = 10**9  # updates in a budget that no benchmark ends
 REFERENCE, BARE = "LambdaLR", "bare step"
+# Of what LambdaLR adds, as docs/benchmarks.md has it; dearer by more than half is a regression.
+ON_RECORD = {"attach: steps": 0.31, "attach: time": 0.50, "attach: time or steps": 0.75}
 
 
 class Idle(torch.optim.SGD):
@@ -118,11 +122,31 @@ def quartiles(values: list[float], form: str) -> tuple[str, str]:
     return f"{middle:{form}}", f"{low:{form}} - {high:{form}}"
 
 
+def added(seconds: dict[str, list[float]], name: str) -> list[float]:
+    """Seconds that a loop adds to the bare one, round by round."""
+    return [a - b for a, b in zip(seconds[name], seconds[BARE], strict=True)]
+
+
+def regressions(seconds: dict[str, list[float]]) -> list[str]:
+    """A sentence for each loop that has become dearer by more than half."""
+    found = []
+    for name, recorded in ON_RECORD.items():
+        ratio = statistics.median(a / b for a, b in zip(added(seconds, name), added(seconds, REFERENCE), strict=True))
+        if ratio > 1.5 * recorded:
+            found.append(
+                f"{name} costs {ratio:.2f} of {REFERENCE}, {ratio / recorded:.1f} times the {recorded} on record"
+            )
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2000)
     parser.add_argument("--updates", type=int, default=25, help="updates in a round of each loop")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--guard", action="store_true", help="exit with 1 where a ratio is half as high again as on record"
+    )
     args = parser.parse_args()
     if args.rounds < 2:
         parser.error("--rounds must be at least 2: there are no quartiles of less")
@@ -135,15 +159,17 @@ def main() -> None:
     )
     for heading in ("loop", "µs an update", "quartiles", "µs added", "quartiles", f"of {REFERENCE}'s", "quartiles"):
         table.add_column(heading, justify="left" if heading == "loop" else "right")
-    reference = [a - b for a, b in zip(seconds[REFERENCE], seconds[BARE], strict=True)]
+    reference = added(seconds, REFERENCE)
     for name, values in seconds.items():
         row = quartiles([1e6 * value for value in values], ".2f")
         if name != BARE:
-            added = [a - b for a, b in zip(values, seconds[BARE], strict=True)]
-            row += quartiles([1e6 * value for value in added], ".2f")
-            row += quartiles([a / b for a, b in zip(added, reference, strict=True)], ".3f")
+            more = added(seconds, name)
+            row += quartiles([1e6 * value for value in more], ".2f")
+            row += quartiles([a / b for a, b in zip(more, reference, strict=True)], ".3f")
         table.add_row(name, *row)
     Console(width=None if Console().is_terminal else 120).print(table)
+    if args.guard and (found := regressions(seconds)):
+        sys.exit("bookkeeping has become dearer: " + "; ".join(found))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from .process import random_state_kept
 
 _WORTHWHILE = 1.1  # a speed-up below this is not worth other numerics
 _PATIENCE = 2.0  # times the best whole pass that a forward pass may take before its rival is given up
-_SPREAD = 1.5  # and one below this not worth all threads
+_SPREAD = 1.15  # and one below this not worth all threads
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions: images, videos
 _BRIEF = 0.2  # seconds of a pass over a whole batch, up to which it is measured whole
 
@@ -92,9 +92,8 @@ def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], T
     """Measure the precisions, and on a CPU one thread against all.
 
     A quarter of the batch has to do where a whole one would take long. bf16 must win by a tenth, since it changes the
-    numbers. All threads must win by half: the parallel parts of a short update last microseconds, and when a
-    neighbour takes one core away each of them waits for it; two threads then run at a quarter of the speed of one.
-    The model is copied and the random state kept, so that neither is touched.
+    numbers. All threads must win by a sixth: others may have a use for the cores. How many are used may
+    change on the way; see `threads`. The model is copied and the random state kept, so that neither is touched.
     """
     convolutional = any(isinstance(module, nn.Conv2d | nn.Conv3d) for module in model.modules())
     rivals = [p for p in PRECISIONS.values() if p.channels_last == convolutional or p.name == "float32"]

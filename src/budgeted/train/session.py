@@ -44,6 +44,7 @@ from .shared import SharedLedger
 from .stream import Stream
 from .task import Data, Task
 from .team import Team
+from .threads import Threads
 
 Row = dict[str, Any]
 Result = dict[str, Any]
@@ -139,6 +140,7 @@ class Session:
     saved_at: float = field(default_factory=time.monotonic)
     logged: int = 0
     looked: float = 0.0  # when somebody outside was last thought of
+    threads: Threads | None = None  # where their number may change, and with it the last bits
     lender: Session | None = None  # the run whose model this one shares, as long as both are the same
     lent: tuple[int, Judged] | None = None  # what the evaluation at this update found, for those who share the model
     shared: int = 0  # updates that another run made for this one too
@@ -156,6 +158,7 @@ class Session:
         with random_state_kept():  # a replay, or a run with a precision of its own, draws no batch for it
             choice = team.firsts(_choose_precision(task, spec, data, model, given.device, saved))
         replayed = Trace.read(folder.path / "replay.bin") if spec.replay else None
+        all_threads = torch.get_num_threads()
         torch.set_num_threads(folder.read("replay")["threads"] if replayed else choice.threads)
         model = choice.precision.place(model, given.device)
         optimizer = task.optimizer(model)
@@ -196,6 +199,8 @@ class Session:
         if spec.probes is not None:
             probing = Probing.of(spec, data.train, several=team.count > 1)
             session.probing = probing if team.leads else None
+        if not (spec.deterministic or spec.replay) and given.device.type == "cpu" and team.count == 1:
+            session.threads = Threads.following(all_threads)
         if isinstance(run.ledger, SharedLedger):
             given.signals.only_tell(run.interrupt)
             run.hear = session.take_up
@@ -259,7 +264,7 @@ class Session:
 
     def update(self, batch: Batch, weight: float = 1.0) -> Tensor:
         """One update: its rate is set and it is counted in the optimizer's hooks; its loss comes back."""
-        run, position = self.run, self.run.progress
+        run, position, began = self.run, self.run.progress, time.perf_counter()
         self.trained.train()
         with run.counted(batch):
             with self.precision.autocast(self.circumstances.device):
@@ -275,6 +280,8 @@ class Session:
             self.averaged.update(run.progress)
         loss = loss.detach()
         self.losses.add(loss, run.ledger.steps)
+        if self.threads is not None:
+            self.threads.took(time.perf_counter() - began)
         return loss
 
     def _measure_norm(self) -> None:
@@ -776,6 +783,7 @@ class Session:
             "skipped_samples": self._skipped(),
             "overrun_seconds": round(run.ledger.overrun(), 4),
             "within_warmup": run.ledger.within_warmup,
+            "thread_changes": self.threads.changes if self.threads is not None else 0,
             "shared_updates": self.shared,
             "wall_seconds": round(time.monotonic() - self.circumstances.began, 4),
             "run_dir": str(self.folder.path),
