@@ -116,7 +116,7 @@ def test_a_batch_costs_what_its_quarter_does_so_many_times(monkeypatch, samples,
 
 
 def test_the_seconds_of_a_whole_batch_are_of_what_was_chosen(monkeypatch):
-    """The one thread that was measured last, where it is chosen; and so many times a quarter's where a pass is long."""
+    """That of one thread, where it is chosen; and so many times a quarter's where a pass is long."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr("budgeted.train.precision._time", lambda *_: 3.0 if torch.get_num_threads() == 1 else 2.9)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: monkeypatch.setattr(torch, "get_num_threads", lambda: n))

@@ -89,46 +89,52 @@ class Choice:
 
 
 def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], Tensor], device: torch.device) -> Choice:
-    """Measure the precisions, and on a CPU one thread against all.
+    """Measure one thread against all, and with the better number the precisions.
 
     A quarter of the batch has to do where a whole one would take long. bf16 must win by a tenth, since it changes the
-    numbers. All threads must win by a sixth: others may have a use for the cores. How many are used may
-    change on the way; see `threads`. The model is copied and the random state kept, so that neither is touched.
+    numbers. On a CPU all threads must win by a sixth: others may have a use for the cores. How many are used may change on
+    the way; see `threads`. One thread is first, since a busy neighbour slows it little and all of them manyfold, and
+    each rival is given up where it is far behind.
+    The model is copied and the random state kept, so that neither is touched.
     """
     convolutional = any(isinstance(module, nn.Conv2d | nn.Conv3d) for module in model.modules())
-    rivals = [p for p in PRECISIONS.values() if p.channels_last == convolutional or p.name == "float32"]
-    few, trials = _quarter(batch), 2
+    exact, *others = [p for p in PRECISIONS.values() if p.channels_last == convolutional or p.name == "float32"]
+    few, trials, most = _quarter(batch), 2, torch.get_num_threads()
+    chosen_by_us = device.type == "cpu" and most > 1 and "OMP_NUM_THREADS" not in os.environ
 
-    def seconds_of(precision: Precision, patience: float = math.inf) -> float:
-        return _time(precision, copy.deepcopy(model), few, loss, device, trials, patience)
+    def seconds_of(precision: Precision, threads: int, patience: float = math.inf) -> float:
+        torch.set_num_threads(threads)
+        try:
+            return _time(precision, copy.deepcopy(model), few, loss, device, trials, patience)
+        finally:
+            torch.set_num_threads(most)
 
+    threads = 1 if chosen_by_us else most
     with random_state_kept():  # dropout draws from it, and a task's own loss from any
-        if 4 * seconds_of(named("float32")) < _BRIEF:
+        if 4 * (best := seconds_of(exact, threads)) < _BRIEF:
             few, trials = batch, 4
+            best = seconds_of(exact, threads)
         seconds: dict[str, float] = {}
-        for precision in rivals:
+        if chosen_by_us:
+            seconds["one thread"] = best
+            together = seconds_of(exact, most, best)
+            if _SPREAD * together < best:
+                best, threads = together, most
+        seconds[exact.name] = best
+        for precision in others:
             try:
-                took = seconds_of(precision, _PATIENCE * min(seconds.values(), default=math.inf))
+                took = seconds_of(precision, threads, _PATIENCE * min(seconds.values()))
             except RuntimeError:  # bf16 lacks some operations
                 if precision.dtype == torch.float32:
                     raise
                 continue
             if math.isfinite(took):
                 seconds[precision.name] = took
-        exact = min(
-            (p for p in rivals if p.dtype == torch.float32 and p.name in seconds), key=lambda p: seconds[p.name]
-        )
-        best = named(min(seconds, key=lambda name: seconds[name]))
-        chosen = best if seconds[exact.name] > _WORTHWHILE * seconds[best.name] else exact
-        threads = torch.get_num_threads()
-        if device.type == "cpu" and threads > 1 and "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(1)
-            seconds["one thread"] = seconds_of(chosen)
-            torch.set_num_threads(threads)
-            if seconds["one thread"] < _SPREAD * seconds[chosen.name]:
-                threads = 1
-    took = seconds["one thread" if threads == 1 and "one thread" in seconds else chosen.name]
-    return Choice(chosen, threads, seconds, _extrapolated(took, few, batch))
+    measured = [p for p in (exact, *others) if p.name in seconds]
+    floats = min((p for p in measured if p.dtype == torch.float32), key=lambda p: seconds[p.name])
+    quickest = min(measured, key=lambda p: seconds[p.name])
+    chosen = quickest if seconds[floats.name] > _WORTHWHILE * seconds[quickest.name] else floats
+    return Choice(chosen, threads, seconds, _extrapolated(seconds[chosen.name], few, batch))
 
 
 def whole_batch(
