@@ -1,24 +1,51 @@
-"""What a study costs beside its training: two workers against one, the overhead of a run, and a report over many runs.
+"""Runs an hour of one grid, by `budgeted study` and by what people do without it; and what a study costs beside its training.
 
     python benchmarks/studies.py
+    python benchmarks/studies.py --rounds 5 --schedules linear,cosine --budgets 10,30 --seeds 5 --json studies.json
+    python benchmarks/studies.py --only "budgeted study,Ray Tune"      # the plain script, which is compared with, is always there
+    python benchmarks/studies.py workers                              # two workers against one
+    python benchmarks/studies.py overhead                             # how much of a run's time its updates and evaluations are
+    python benchmarks/studies.py report --folders 2000                # seconds that a report over so many run folders takes
 
-1. Runs an hour of a study of digits on two workers against one, in turn, `--rounds` times.
-2. Runs of about a second on one worker: the share of the time that goes into updates and evaluations, which are timed alone.
-3. A report over so many run folders (`--folders`): seconds for the table alone, and for all files.
+The grid is schedules x budgets in epochs x seeds of digits. Each contender trains all of it, from the command to its end, start
+included, two runs at a time with one thread each:
+
+- `budgeted study --jobs 2`, with `--no-share` too, so that it is seen what common beginnings save, and with its report too;
+- `xargs -P 2` over `budgeted train`, with the options that make each the very run of the study, to the bit;
+- `xargs -P 2` over a script in plain PyTorch (benchmarks/studies/plain_digits.py), which is what the others are compared with;
+- Ray Tune at its defaults, but without a dashboard, with that script's function, one CPU a trial.
+
+All make the same numbers of updates and evaluations, of the same network, batch size and recipe, in the deterministic mode, on
+data in memory; that they did is checked. The plain script has the same weights to begin with, but an order of batches of its own, so its
+accuracies are alike and not the same. It is as lean as it can be: it writes its figures alone, where budgeted keeps rows, traces and
+checkpoints. Only `budgeted study with report` makes tables and figures; for the others that remains to be done.
+
+Rounds have all contenders, one after another, each round in an order of its own; a grid of one run comes first, which fills the file cache and is
+not counted. Ratios are of the same round; shown is their median, with the least and the greatest, or the quartiles of more
+than ten rounds. `Updates made` are fewer where runs share what they begin with. The shorter the runs, the more of it is starts.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
 import json
+import os
+import random
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from side_by_side import circumstances, keep, ratios, show, spread
 
 from budgeted.core.manifest import Manifest
 from budgeted.core.record import RunFolder, Spec
@@ -29,8 +56,156 @@ from budgeted.study.processes import Processes
 from budgeted.study.work import Options
 from budgeted.tasks import registry
 
+JOBS = "2"
+SCRIPTS = Path(__file__).parent / "studies"
+BUDGETED = (sys.executable, "-m", "budgeted.cli.main")
+# Those of a study's runs, which for `budgeted train` are options.
+AS_IN_STUDIES = ("--deterministic", "--precision", "float32-channels-last", "--no-refresh", "--no-curve")
+STEPS_PER_EPOCH = 23  # of digits
+PACKAGES = ("ray", "scikit-learn")
 SIDE_BY_SIDE = Study("side", (Row("linear"), Row("cosine"), Row("htd")), ("8ep",), tuple(range(10)), ("digits",))
 ONE_SECOND = Study("second", (Row("linear"),), ("20ep",), tuple(range(20)), ("digits",), evaluations=20)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What everybody trains."""
+
+    schedules: tuple[str, ...]
+    epochs: tuple[int, ...]
+    seeds: int
+
+    def runs(self) -> list[tuple[str, int, int]]:
+        return list(itertools.product(self.schedules, self.epochs, range(self.seeds)))
+
+    def toml(self) -> str:
+        """As a study's file; a list in JSON is one in TOML too."""
+        budgets = [f"{epochs}ep" for epochs in self.epochs]
+        return f'task = "digits"\nbudgets = {json.dumps(budgets)}\nseeds = {self.seeds}\nschedules = {json.dumps(self.schedules)}\n'
+
+
+class Trained(NamedTuple):
+    """What came out of a grid."""
+
+    seconds: float
+    accuracies: list[float]  # the best ones of each run
+    updates: int  # made, of all runs
+    runs_per_hour: float
+
+
+# The contenders: a command that trains the grid into a folder, and what it reads from its input.
+Contender = Callable[[Grid, Path], tuple[list[str], str]]
+
+
+def study(*options: str) -> Contender:
+    def command(grid: Grid, out: Path) -> tuple[list[str], str]:
+        (out / "grid.toml").write_text(grid.toml(), encoding="utf-8")
+        place = ["--out", str(out), "--jobs", JOBS, "--device", "cpu"]
+        return [*BUDGETED, "study", str(out / "grid.toml"), *place, *options], ""
+
+    return command
+
+
+def loop(each: Sequence[str], arguments: str) -> Contender:
+    """So many at a time, each with its arguments from a line."""
+
+    def command(grid: Grid, out: Path) -> tuple[list[str], str]:
+        lines = (arguments.format(schedule, epochs, seed) + "\n" for schedule, epochs, seed in grid.runs())
+        return ["xargs", "-P", JOBS, "-L", "1", *each, "--out", str(out)], "".join(lines)
+
+    return command
+
+
+def ray_tune(grid: Grid, out: Path) -> tuple[list[str], str]:
+    given = ["--schedules", *grid.schedules, "--epochs", *map(str, grid.epochs), "--seeds", str(grid.seeds)]
+    return [sys.executable, str(SCRIPTS / "ray_tune.py"), *given, "--jobs", JOBS, "--out", str(out)], ""
+
+
+REFERENCE = "loop over a plain script"
+CONTENDERS: dict[str, Contender] = {
+    REFERENCE: loop([sys.executable, str(SCRIPTS / "plain_digits.py")], "--schedule {} --epochs {} --seed {}"),
+    "loop over budgeted train": loop(
+        [*BUDGETED, "train", "digits", "--device", "cpu", *AS_IN_STUDIES], "--schedule {} --budget {}ep --seed {}"
+    ),
+    "Ray Tune": ray_tune,
+    "budgeted study --no-share": study("--no-report", "--no-share"),
+    "budgeted study": study("--no-report"),
+    "budgeted study with report": study(),
+}
+
+
+def trained(name: str, grid: Grid) -> Trained:
+    """Train the grid in processes of its own, one thread each."""
+    with tempfile.TemporaryDirectory() as folder:
+        command, lines = CONTENDERS[name](grid, Path(folder))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        began = time.monotonic()
+        ended = subprocess.run(command, input=lines, env=environment, capture_output=True, text=True)
+        seconds = time.monotonic() - began
+        if ended.returncode:
+            raise RuntimeError(f"{name} failed:\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
+        runs = found(Path(folder))
+    wanted = sorted(epochs * STEPS_PER_EPOCH for _, epochs, _ in grid.runs())
+    if sorted(run["updates"] for run in runs) != wanted:
+        raise RuntimeError(f"{name} did not make the updates of the grid")
+    made = sum(run["updates"] - run.get("shared", 0) for run in runs)
+    return Trained(seconds, [run["accuracy"] for run in runs], made, 3600 * len(runs) / seconds)
+
+
+def found(out: Path) -> list[dict[str, Any]]:
+    """Accuracy and updates of each run: of run folders, or of the plain script's files."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("digits-*/result.json")]
+    runs = [
+        {"accuracy": result["metric"]["best"], "updates": result["spent"]["steps"], "shared": result["shared_updates"]}
+        for result in results
+    ]
+    return runs + [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*.json")]
+
+
+def in_rounds(names: Sequence[str], grid: Grid, rounds: int) -> dict[str, list[Trained]]:
+    """What came out, by contender and round."""
+    for name in names:
+        trained(name, Grid(grid.schedules[:1], grid.epochs[:1], 1))
+    outcomes: dict[str, list[Trained]] = {name: [] for name in names}
+    order = random.Random(0)
+    for _ in range(rounds):
+        for name in order.sample(names, len(names)):
+            outcomes[name].append(trained(name, grid))
+    return outcomes
+
+
+def measure_grid(given: argparse.Namespace) -> None:
+    """Runs an hour of each contender."""
+    grid = Grid(tuple(given.schedules.split(",")), tuple(map(int, given.budgets.split(","))), given.seeds)
+    outcomes = in_rounds(installed(given.names), grid, given.rounds)
+    speeds = {name: [each.runs_per_hour for each in rounds] for name, rounds in outcomes.items()}
+    rows = [
+        (
+            name,
+            spread([each.seconds for each in rounds], ".1f"),
+            spread(speeds[name], ".0f"),
+            spread(ratios(speeds[name], speeds[REFERENCE])),
+            f"{statistics.median(each.updates for each in rounds):,.0f}",
+            f"{statistics.median(itertools.chain.from_iterable(each.accuracies for each in rounds)):.4f}",
+        )
+        for name, rounds in outcomes.items()
+    ]
+    headings = ("two at a time", "seconds", "runs an hour", "times the plain loop", "updates made", "median accuracy")
+    title = f"{len(grid.runs())} runs of digits, {given.schedules} x {given.budgets} epochs x {given.seeds} seeds, {given.rounds} rounds"
+    about = circumstances(PACKAGES)
+    show(title, headings, rows, about)
+    keep(given.json, about, {name: [each._asdict() for each in rounds] for name, rounds in outcomes.items()})
+
+
+def installed(names: Sequence[str]) -> list[str]:
+    """Those that can be run; a sentence about Ray Tune where a package of it is missing."""
+    missing = [package for package in ("ray", "pyarrow") if importlib.util.find_spec(package) is None]
+    if missing and "Ray Tune" in names:
+        print(f"Ray Tune is left out: it needs {', '.join(missing)}; pip install 'ray[tune]'", file=sys.stderr)
+    return [name for name in names if name != "Ray Tune" or not missing]
+
+
+# What a study costs beside its training
 
 
 def seconds(study: Study, workers: int) -> float:
@@ -91,29 +266,72 @@ def shelve(out: Path, count: int) -> Manifest:
     return Manifest.write(out, wanted, given["tasks"], cells)
 
 
-def main() -> None:
-    """Measure the three and print them."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folders", type=int, default=2000)
-    given = parser.parse_args()
-    ratios = [seconds(SIDE_BY_SIDE, 1) / seconds(SIDE_BY_SIDE, 2) for _ in range(given.rounds)]
-    print(f"two workers against one: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-    shares = []
-    for _ in range(given.rounds):
-        alone, whole = bare(ONE_SECOND), seconds(ONE_SECOND, 1) / len(ONE_SECOND.seeds)
-        shares.append(alone / whole)
-        print(f"a run: {whole:.3f} s, of which updates and evaluations {alone:.3f} s, {alone / whole:.0%}")
-    print(f"share of training: median {statistics.median(shares):.0%}")
+def measure_workers(given: argparse.Namespace) -> None:
+    """Runs an hour on two workers against one, in turn."""
+    one, two = zip(*((seconds(SIDE_BY_SIDE, 1), seconds(SIDE_BY_SIDE, 2)) for _ in range(given.rounds)), strict=True)
+    about, times = circumstances(), spread(ratios(one, two))
+    rows = [("one", spread(one, ".1f"), ""), ("two", spread(two, ".1f"), times)]
+    show("30 runs of digits, the start not counted", ("workers", "seconds", "times the runs an hour"), rows, about)
+    keep(given.json, about, {"one": one, "two": two})
+
+
+def measure_overhead(given: argparse.Namespace) -> None:
+    """The share of a run on one worker that goes into updates and evaluations, which are timed alone."""
+    count = len(ONE_SECOND.seeds)
+    alone, whole = zip(*((bare(ONE_SECOND), seconds(ONE_SECOND, 1) / count) for _ in range(given.rounds)), strict=True)
+    about = circumstances()
+    rows = [("in a study", spread(whole, ".3f"), ""), ("alone", spread(alone, ".3f"), spread(ratios(alone, whole)))]
+    show("A run of 460 updates and 20 evaluations", ("trained", "seconds", "share"), rows, about)
+    keep(given.json, about, {"in a study": whole, "alone": alone})
+
+
+def measure_report(given: argparse.Namespace) -> None:
+    """Seconds of a report over many run folders: the table alone, and all files."""
+    tables, wholes = [], []
     with tempfile.TemporaryDirectory() as out:
         manifest = shelve(Path(out), given.folders)
-        began = time.monotonic()
-        report = Report(manifest)
-        table = time.monotonic() - began
-        report.write(manifest.path)
-        print(
-            f"a report over {given.folders:,} runs: {table:.1f} s for the table, {time.monotonic() - began:.1f} s with all files"
-        )
+        for _ in range(given.rounds):
+            began = time.monotonic()
+            report = Report(manifest)
+            tables.append(time.monotonic() - began)
+            report.write(manifest.path)
+            wholes.append(time.monotonic() - began)
+    about = circumstances()
+    rows = [("the table", spread(tables, ".1f")), ("all files", spread(wholes, ".1f"))]
+    show(f"A report over {given.folders:,} runs", ("what", "seconds"), rows, about)
+    keep(given.json, about, {"table": tables, "all": wholes})
+
+
+MEASUREMENTS = {
+    "grid": measure_grid,
+    "workers": measure_workers,
+    "overhead": measure_overhead,
+    "report": measure_report,
+}
+
+
+def main() -> None:
+    """Measure one thing, and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=MEASUREMENTS, default="grid")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--schedules", default="linear,step-d2,const", help="of const, linear, cosine, step-d2")
+    parser.add_argument("--budgets", default="5,10", metavar="EPOCHS,...")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--only", metavar="NAME,...", help=f"some contenders: {', '.join(CONTENDERS)}")
+    parser.add_argument("--folders", type=int, default=2000, help="of `report`")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the figures")
+    given = parser.parse_args()
+    given.names = chosen(parser, given.only)
+    MEASUREMENTS[given.what](given)
+
+
+def chosen(parser: argparse.ArgumentParser, only: str | None) -> list[str]:
+    """The contenders asked for, and the reference."""
+    asked = list(CONTENDERS) if only is None else [name.strip() for name in only.split(",")]
+    if unknown := [name for name in asked if name not in CONTENDERS]:
+        parser.error(f"--only: there is no '{unknown[0]}'; there are {', '.join(CONTENDERS)}")
+    return [name for name in CONTENDERS if name in asked or name == REFERENCE]
 
 
 if __name__ == "__main__":

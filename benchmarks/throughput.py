@@ -180,7 +180,7 @@ class Batches(torch.utils.data.IterableDataset):
 
 def transformers(problem: Problem) -> Contender:
     """Hugging Face's Trainer, bare."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainingArguments
     from transformers.utils import logging as talk
 
     talk.set_verbosity_error()
@@ -192,9 +192,6 @@ def transformers(problem: Problem) -> Contender:
 
         def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"loss": problem.task.loss(self.model, Batch(inputs, labels))}
-
-    class Silent(TrainerCallback):
-        """In the place of the one that prints."""
 
     class Named(torch.utils.data.IterableDataset):
         def __init__(self, updates: int) -> None:
@@ -215,8 +212,9 @@ def transformers(problem: Problem) -> Contender:
             constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
             trainer = Trainer(
                 Loss(model), arguments, data_collator=lambda samples: samples[0], train_dataset=Named(updates),
-                optimizers=(optimizer, constant), callbacks=[Silent],
+                optimizers=(optimizer, constant),
             )  # fmt: skip
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
 
     return train

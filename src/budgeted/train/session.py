@@ -265,7 +265,8 @@ class Session:
     def update(self, batch: Batch, weight: float = 1.0) -> Tensor:
         """One update: its rate is set and it is counted in the optimizer's hooks; its loss comes back."""
         run, position, began = self.run, self.run.progress, time.perf_counter()
-        self.trained.train()
+        if not self.model.training:  # setting it walks through all modules
+            self.trained.train()
         with run.counted(batch):
             with self.precision.autocast(self.circumstances.device):
                 loss = self.task.loss(self.trained, batch)
