@@ -246,11 +246,16 @@ class Watch:
         """Whether a probe has lasted long enough."""
         return len(self.moments) >= PROBE_UPDATES and self.elapsed >= PROBE_SHARE * self.seconds
 
+    @property
+    def update_seconds(self) -> float:
+        """What an update took in the probe, once it had got going."""
+        rest = self.moments[SLOW_FIRST:]
+        return (rest[-1] - rest[0]) / (len(rest) - 1)
+
     def guessed(self) -> int:
         """How many updates fit into what is left, at the speed that the probe had, and with a start like its own."""
         left = self.seconds - self.elapsed - (self.moments[0] - self.looked_at)
-        rest = self.moments[SLOW_FIRST:]
-        return max(1, int(left * (len(rest) - 1) / (rest[-1] - rest[0])))
+        return max(1, int(left / self.update_seconds))
 
     def outcome(self, model: nn.Module) -> Outcome:
         """Training has returned now."""
@@ -433,7 +438,7 @@ def transformers_trainer(problem: Problem, seconds: float, seed: int) -> Outcome
 
 def fastai_one_cycle(problem: Problem, seconds: float, seed: int) -> Outcome:
     """The `fit_one_cycle` of fastai up to the base rate, with as many epochs as fit after the probe, and at least one. It evaluates
-    after each epoch, as it does by itself.
+    after each epoch, as it does by itself; the probe times one evaluation for that.
     """
     from fastai.callback.core import Callback, CancelFitException
     from fastai.callback.schedule import Learner  # this module adds fit_one_cycle to it
@@ -445,18 +450,23 @@ def fastai_one_cycle(problem: Problem, seconds: float, seed: int) -> Outcome:
             if watch.probed:
                 raise CancelFitException
 
-    def train(epochs: int, callbacks: Sequence[Any] = ()) -> nn.Module:
+    def learner() -> Learner:
         model = problem.model()
-        loaders = DataLoaders(problem.loader(), problem.validation())
         optimizer = OptimWrapper(opt=watch.optimizer(model))
-        learner = Learner(loaders, model, nn.functional.cross_entropy, opt_func=lambda *_, **__: optimizer)
-        with learner.no_bar(), learner.no_logging():
-            learner.fit_one_cycle(epochs, problem.rate, cbs=list(callbacks))
-        return model
+        loaders = DataLoaders(problem.loader(), problem.validation())
+        return Learner(loaders, model, nn.functional.cross_entropy, opt_func=lambda *_, **__: optimizer)
 
     watch = problem.start(seconds)
-    train(10**6, [Probe()])
-    return watch.outcome(train(max(1, watch.guessed() // len(problem.data.train))))
+    probe = learner()
+    with probe.no_bar(), probe.no_logging():
+        probe.fit_one_cycle(10**6, problem.rate, cbs=Probe())
+        began = time.monotonic()
+        probe.validate()
+    epoch = len(problem.data.train) * watch.update_seconds + time.monotonic() - began
+    real = learner()
+    with real.no_bar(), real.no_logging():
+        real.fit_one_cycle(max(1, int((seconds - watch.elapsed) / epoch)), problem.rate)
+    return watch.outcome(real.model)
 
 
 def keras_early_stopping(problem: Problem, seconds: float, seed: int) -> Outcome:

@@ -15,10 +15,10 @@ included, two runs at a time with one thread each:
 - `xargs -P 2` over a script in plain PyTorch (benchmarks/studies/plain_digits.py), which is what the others are compared with;
 - Ray Tune at its defaults, but without a dashboard, with that script's function, one CPU a trial.
 
-All make the same numbers of updates and evaluations, of the same network, batch size and recipe, in the deterministic mode, on
-data in memory; that they did is checked. The plain script has the same weights to begin with, but an order of batches of its own, so its
-accuracies are alike and not the same. It is as lean as it can be: it writes its figures alone, where budgeted keeps rows, traces and
-checkpoints. Only `budgeted study with report` makes tables and figures; for the others that remains to be done.
+All make the same numbers of updates and evaluations, of the same network, batch size and recipe, on data in memory; that they made
+the updates is checked. The plain script is as lean as it can be: it is spared the deterministic mode of studies, and writes its figures alone, where
+budgeted keeps rows, traces and checkpoints. It draws weights and batches in an order of its own, so its accuracies are alike and not
+the same. Only `budgeted study with report` makes tables and figures; for the others that remains to be done.
 
 Rounds have all contenders, one after another, each round in an order of its own; a grid of one run comes first, which fills the file cache and is
 not counted. Ratios are of the same round; shown is their median, with the least and the greatest, or the quartiles of more

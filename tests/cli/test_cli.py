@@ -151,8 +151,8 @@ def stopped(budgeted, monkeypatch) -> str:
 
     real = Session.update
 
-    def update(session, batch):
-        real(session, batch)
+    def update(session, *given):
+        real(session, *given)
         if session.run.ledger.steps == 20:
             os.kill(os.getpid(), 15)
 

@@ -200,6 +200,20 @@ def test_the_refreshed_or_the_raw_metric_is_final_whichever_is_better(tmp_path):
         assert result["final"] == {"accuracy": final, "accuracy_raw": figures[2]}
 
 
+def test_a_refresh_that_was_never_measured_is_not_tried_where_an_evaluation_would_not_fit(tmp_path):
+    class SlowJudge(tiny_task.Tiny):
+        slow = 0.05
+
+        def evaluate(self, model, data):
+            time.sleep(0.6)  # about what is expected of 80 samples, when a quarter of 8 takes 0.05 seconds
+            return super().evaluate(model, data)
+
+    given = spec("4s", deterministic=False, precision="float32", evaluations=1)
+    _, _, result = train(tmp_path, given, SlowJudge())
+    assert result["left_out"] == ["refresh"]
+    assert "refresh" not in result["activities"]
+
+
 def test_slow_evaluations_are_thinned_under_a_time_budget_and_counted(tmp_path):
     class SlowJudge(tiny_task.Tiny):
         def evaluate(self, model, data):
@@ -302,8 +316,8 @@ def stop_after(monkeypatch, update: int) -> None:
     """SIGTERM during an update of this process."""
     real = Session.update
 
-    def update_and_stop(session, batch):
-        real(session, batch)
+    def update_and_stop(session, *given):
+        real(session, *given)
         if session.run.ledger.steps == update:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -378,7 +378,7 @@ class Session:
         metric = self.task.metric
         with self.run.measure("evaluation", 0):
             figures, candidates = self._judge_all()
-        if self._refreshes() and self._affordable("refresh"):
+        if self._refreshes() and self._affordable("refresh", max(self._costs("evaluation"))):
             with self.run.measure("refresh", 0):
                 fresh = self._refreshed(self.model)
                 other = self._judge(fresh)
@@ -396,7 +396,7 @@ class Session:
         self.finished = row
         if self.circumstances.keep != "figures":
             self.save(last=True)
-        if self.circumstances.picture is not None and self._affordable("picture"):
+        if self.circumstances.picture is not None and self._affordable("picture", self.set_up / 4):
             self._draw(more=0)
         return row
 
@@ -475,10 +475,14 @@ class Session:
             self.left_out.append(extra)
         return extra not in self.left_out
 
-    def _affordable(self, extra: str) -> bool:
-        """Whether an extra still fits at the end, should it be half as slow again as it was; else it is left out."""
+    def _affordable(self, extra: str, guess: float = 0.0) -> bool:
+        """Whether an extra still fits at the end, should it be half as slow again as it was; else it is left out.
+
+        What was never measured, in a run too short for an evaluation on its way, is taken to cost as much as the guess.
+        """
         ledger = self.run.ledger
-        if extra not in self.left_out and ledger.timed and 1.5 * max(self._costs(extra)) > ledger.seconds_to_end():
+        seconds = max(self._costs(extra)) or guess
+        if extra not in self.left_out and ledger.timed and 1.5 * seconds > ledger.seconds_to_end():
             self.left_out.append(extra)
         return extra not in self.left_out
 
