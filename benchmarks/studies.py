@@ -15,14 +15,15 @@ included, two runs at a time with one thread each:
 - `xargs -P 2` over a script in plain PyTorch (benchmarks/studies/plain_digits.py), which is what the others are compared with;
 - Ray Tune at its defaults, but without a dashboard, with that script's function, one CPU a trial.
 
-All make the same numbers of updates and evaluations, of the same network, batch size and recipe, on data in memory; that they made
-the updates is checked. The plain script is as lean as it can be: it is spared the deterministic mode of studies, and writes its figures alone, where
-budgeted keeps rows, traces and checkpoints. It draws weights and batches in an order of its own, so its accuracies are alike and not
-the same. Only `budgeted study with report` makes tables and figures; for the others that remains to be done.
+All make the same numbers of updates and evaluations, of the same network, batch size and recipe, on data in memory; the updates
+are checked. The plain script is as lean as it can be: it is spared the deterministic mode of studies, and writes its figures
+alone, where budgeted keeps rows, traces and checkpoints. Its batches come in an order of its own, so its accuracies are alike
+and not the same. Only `budgeted study with report` makes tables and figures; for the others that remains to be done.
 
-Rounds have all contenders, one after another, each round in an order of its own; a grid of one run comes first, which fills the file cache and is
-not counted. Ratios are of the same round; shown is their median, with the least and the greatest, or the quartiles of more
-than ten rounds. `Updates made` are fewer where runs share what they begin with. The shorter the runs, the more of it is starts.
+Rounds have all contenders, one after another, each round in an order of its own; a grid of one run comes first, which fills the
+file cache and is not counted. Ratios are of the same round; shown is their median, with the least and the greatest, or the
+quartiles of more than ten rounds. `Updates made` are fewer where runs share what they begin with. The shorter the runs, the
+more of the time is starts: a process that imports PyTorch, scikit-learn and an optimizer's lazy parts needs seconds for that.
 """
 
 from __future__ import annotations
