@@ -28,7 +28,7 @@ import budgeted
 Loop = Callable[[int], None]
 ENDLESS = 10**9  # updates in a budget that no benchmark ends
 REFERENCE, BARE = "LambdaLR", "bare step"
-# Of what LambdaLR adds, as docs/benchmarks.md has it; dearer by more than half is a regression.
+# Of what LambdaLR adds, on a quiet machine; dearer by more than half is a regression.
 ON_RECORD = {"attach: steps": 0.31, "attach: time": 0.50, "attach: time or steps": 0.75}
 
 

@@ -22,7 +22,6 @@ rest, and what is left of the budget but for a start like the probe's, divided b
 from __future__ import annotations
 
 import copy
-import importlib.util
 import itertools
 import json
 import math
@@ -34,7 +33,7 @@ import tempfile
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
@@ -551,22 +550,11 @@ CONTENDERS: dict[str, tuple[Contender, str]] = {
     "schedule-free-sgd": (partial(schedule_free, kind="sgd"), "schedulefree"),
     "schedule-free-adamw": (partial(schedule_free, kind="adamw"), "schedulefree"),
 }
+PACKAGE_OF = {name: package for name, (_, package) in CONTENDERS.items()}
 PACKAGES = ("lightning", "transformers", "fastai", "keras", "schedulefree")
 
 
 # Runs in processes of their own
-
-
-def installed(names: Iterable[str]) -> list[str]:
-    """Those whose packages are there; a sentence about each other one."""
-    there = []
-    for name in names:
-        package = CONTENDERS[name][1]
-        if importlib.util.find_spec(package) is not None:
-            there.append(name)
-        else:
-            print(f"{name} is left out: there is no package {package}", file=sys.stderr)
-    return there
 
 
 def trained(plan: Plan) -> dict[str, Any]:

@@ -27,8 +27,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS, PACKAGES, Plan, Span, collect, installed
-from side_by_side import circumstances, show, spread
+from contenders import CONTENDERS, PACKAGE_OF, PACKAGES, Plan, Span, collect
+from side_by_side import circumstances, installed, label_ends_and_rates, show, spread
 
 TROUBLES = ("quiet", "stall", "slow-down", "neighbours")
 STALL, BUSY = 0.15, 0.3  # of the budget
@@ -89,15 +89,9 @@ def plot(rows: Sequence[dict[str, Any]], names: Sequence[str], kinds: Sequence[s
             ends.scatter(shares, heights, label=kind, **look)
             rates.scatter([row["outcome"]["factor"] for row in of_kind], heights, **look)
         for axes in (ends, rates):
-            axes.set_axisbelow(True)
             axes.axvline(0.0, color="black", linewidth=0.8)
-        ends.set_yticks(range(len(names)), names)
-        ends.invert_yaxis()
-        ends.xaxis.set_major_formatter(lambda share, _: f"{share:+.0%}")
-        ends.set_xlabel("end - budget, as a share of the budget")
-        rates.set_xscale("symlog", linthresh=1e-4)  # a rate may be zero
+        label_ends_and_rates(ends, rates, names)
         rates.set_xlim(-2e-5, 2.0)
-        rates.set_xlabel("rate of the last update / base")
         drawn.legend(loc="outside upper center", ncols=len(kinds))
 
 
@@ -113,7 +107,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, dest="figures", help="a file for every run's figures")
     parser.add_argument("--plot", type=Path, help="a picture of ends and rates")
     given = parser.parse_args()
-    about, names = circumstances(PACKAGES), installed(given.only)
+    about, names = circumstances(PACKAGES), installed(given.only, PACKAGE_OF)
     rows = collect(list(plans(given, names)), given.figures, about)
     for seconds in given.seconds:
         groups = {

@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS, PACKAGES, Plan, collect, installed
-from side_by_side import circumstances, show
+from contenders import CONTENDERS, PACKAGE_OF, PACKAGES, Plan, collect
+from side_by_side import circumstances, installed, show
 
 REFERENCE = "budgeted-train"
 USUAL = (
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, dest="figures", help="a file for every run's figures")
     parser.add_argument("--plot", type=Path, help="a picture of accuracy over the budget")
     given = parser.parse_args()
-    about, names = circumstances(PACKAGES), installed(given.only)
+    about, names = circumstances(PACKAGES), installed(given.only, PACKAGE_OF)
     rows = collect(list(plans(given, names)), given.figures, about)
     for seconds in given.seconds:
         lines = [line(rows, name, seconds) for name in names if accuracies(rows, name, seconds)]

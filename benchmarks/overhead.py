@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import circumstances, keep, ratios, show, spread
+from side_by_side import chosen, circumstances, keep, ratios, show, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
@@ -326,14 +326,6 @@ def measure(names: Sequence[str], rounds: int, updates: int) -> dict[str, list[f
     return seconds
 
 
-def chosen(parser: argparse.ArgumentParser, only: str | None) -> list[str]:
-    """The names asked for, the reference first."""
-    asked = list(CONTENDERS) if only is None else [name.strip() for name in only.split(",")]
-    if unknown := [name for name in asked if name not in CONTENDERS]:
-        parser.error(f"--only: there is no '{unknown[0]}'; there are {', '.join(CONTENDERS)}")
-    return [name for name in CONTENDERS if name in asked or name == REFERENCE]
-
-
 def main() -> None:
     """Interleave rounds of a few updates each, and print what an update costs with whom."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -342,7 +334,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="NAME,...", help=f"some contenders: {', '.join(CONTENDERS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the figures")
     given = parser.parse_args()
-    names = chosen(parser, given.only)
+    names = chosen(parser, given.only, CONTENDERS, REFERENCE)
     os.environ["KERAS_BACKEND"] = "torch"  # read when it is imported, by whomever
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")  # of few workers for the data, mostly

@@ -1,9 +1,11 @@
-"""What the comparisons share: spreads over interleaved rounds, the machine and the versions that a table is true of, files."""
+"""What the comparisons share: who takes part, spreads over interleaved rounds, the machine and the versions that a table is true of, files."""
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -29,6 +31,40 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
 def ratios(values: Sequence[float], reference: Sequence[float]) -> list[float]:
     """Of each round: what a slow machine did to one side it did to the other."""
     return [a / b for a, b in zip(values, reference, strict=True)]
+
+
+def chosen(
+    parser: argparse.ArgumentParser, only: str | None, names: Iterable[str], reference: str | None = None
+) -> list[str]:
+    """The names that `--only NAME,...` asks for, in the order of all of them, and the reference; all where nothing is asked for."""
+    known = list(names)
+    asked = known if only is None else [name.strip() for name in only.split(",")]
+    if unknown := [name for name in asked if name not in known]:
+        parser.error(f"--only: there is no '{unknown[0]}'; there are {', '.join(known)}")
+    return [name for name in known if name in asked or name == reference]
+
+
+def installed(names: Iterable[str], package_of: Mapping[str, str]) -> list[str]:
+    """Those whose packages are there; a sentence about each other one."""
+    there = []
+    for name in names:
+        if importlib.util.find_spec(package_of[name]) is not None:
+            there.append(name)
+        else:
+            print(f"{name} is left out: there is no package {package_of[name]}", file=sys.stderr)
+    return there
+
+
+def label_ends_and_rates(ends: Any, rates: Any, names: Sequence[str]) -> None:
+    """The axes of when runs ended, as a share of the budget, and at which rate; a line of dots a name."""
+    for axes in (ends, rates):
+        axes.set_axisbelow(True)
+    ends.set_yticks(range(len(names)), names)
+    ends.invert_yaxis()
+    ends.xaxis.set_major_formatter(lambda share, _: f"{share:+.0%}")
+    ends.set_xlabel("end - budget, as a share of the budget")
+    rates.set_xscale("symlog", linthresh=1e-4)  # a rate may be zero
+    rates.set_xlabel("rate of the last update / base")
 
 
 def circumstances(packages: Iterable[str] = ()) -> dict[str, Any]:

@@ -19,7 +19,6 @@ is their median, with the least and the greatest, or the quartiles of more than 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import random
 import subprocess
 import sys
@@ -28,7 +27,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from side_by_side import circumstances, keep, ratios, show, spread
+from side_by_side import chosen, circumstances, installed, keep, ratios, show, spread
 
 SCRIPTS = Path(__file__).parent / "startup"
 TRAIN = ("-m", "budgeted.cli.main", "train")
@@ -65,18 +64,6 @@ def start(name: str) -> float:
     return float(moment) - began
 
 
-def installed(names: Sequence[str]) -> list[str]:
-    """Those whose packages are there; a sentence about each other one."""
-    there = []
-    for name in names:
-        package = CONTENDERS[name][1]
-        if importlib.util.find_spec(package) is not None:
-            there.append(name)
-        else:
-            print(f"{name} is left out: there is no package {package}", file=sys.stderr)
-    return there
-
-
 def measure(names: Sequence[str], rounds: int) -> dict[str, list[float]]:
     """Seconds by contender and round, but for the first round."""
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -87,14 +74,6 @@ def measure(names: Sequence[str], rounds: int) -> dict[str, list[float]]:
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def chosen(parser: argparse.ArgumentParser, only: str | None) -> list[str]:
-    """The names asked for, the reference first."""
-    asked = list(CONTENDERS) if only is None else [name.strip() for name in only.split(",")]
-    if unknown := [name for name in asked if name not in CONTENDERS]:
-        parser.error(f"--only: there is no '{unknown[0]}'; there are {', '.join(CONTENDERS)}")
-    return [name for name in CONTENDERS if name in asked or name == REFERENCE]
-
-
 def main() -> None:
     """Start them in interleaved rounds, and print how long each took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,7 +81,9 @@ def main() -> None:
     parser.add_argument("--only", metavar="NAME,...", help=f"some contenders: {', '.join(CONTENDERS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the figures")
     given = parser.parse_args()
-    seconds = measure(installed(chosen(parser, given.only)), given.rounds)
+    packages = {name: package for name, (_, package) in CONTENDERS.items()}
+    names = installed(chosen(parser, given.only, CONTENDERS, REFERENCE), packages)
+    seconds = measure(names, given.rounds)
     rows = [(name, spread(values), spread(ratios(values, seconds[REFERENCE]))) for name, values in seconds.items()]
     about = circumstances(PACKAGES)
     title = f"From the command to the first update: {given.rounds} rounds"

@@ -33,6 +33,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from side_by_side import label_ends_and_rates
 from troubled import VARIABLE, Trouble
 
 TASK = f"{Path(__file__).with_name('troubled.py')}:Troubled"
@@ -241,15 +242,9 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
                 values = [of(o) for o in ran if o.kind == kind]
                 heights = [place + 0.5 * (i / len(values) - 0.5) for i in range(len(values))]
                 axes.scatter(values, heights, s=14, color=COLOURS[0], alpha=0.6, linewidths=0)
-            axes.set_axisbelow(True)
             axes.axvline(aim, color=COLOURS[1], linestyle="--", linewidth=1)
-        ends.set_yticks(range(len(kinds)), kinds)
-        ends.invert_yaxis()
-        ends.xaxis.set_major_formatter(lambda share, _: f"{share:+.0%}")
-        ends.set_xlabel("end - budget, as a share of the budget")
-        rates.set_xscale("symlog", linthresh=1e-4)  # a rate may be zero
+        label_ends_and_rates(ends, rates, kinds)
         rates.set_xlim(-2e-5, 1.5)
-        rates.set_xlabel("rate of the last update / base")
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from side_by_side import circumstances, keep, ratios, show, spread
+from side_by_side import chosen, circumstances, keep, ratios, show, spread
 
 from budgeted.core.manifest import Manifest
 from budgeted.core.record import RunFolder, Spec
@@ -323,16 +323,8 @@ def main() -> None:
     parser.add_argument("--folders", type=int, default=2000, help="of `report`")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the figures")
     given = parser.parse_args()
-    given.names = chosen(parser, given.only)
+    given.names = chosen(parser, given.only, CONTENDERS, REFERENCE)
     MEASUREMENTS[given.what](given)
-
-
-def chosen(parser: argparse.ArgumentParser, only: str | None) -> list[str]:
-    """The contenders asked for, and the reference."""
-    asked = list(CONTENDERS) if only is None else [name.strip() for name in only.split(",")]
-    if unknown := [name for name in asked if name not in CONTENDERS]:
-        parser.error(f"--only: there is no '{unknown[0]}'; there are {', '.join(CONTENDERS)}")
-    return [name for name in CONTENDERS if name in asked or name == REFERENCE]
 
 
 if __name__ == "__main__":

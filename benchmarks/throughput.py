@@ -18,7 +18,6 @@ The share of the ceiling is the arithmetic of the updates (by PyTorch's counter)
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import logging
 import os
@@ -33,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import circumstances, keep, ratios, show, spread
+from side_by_side import chosen, circumstances, installed, keep, ratios, show, spread
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
@@ -54,6 +53,7 @@ class Problem:
     def __init__(self, name: str, root: Path | None) -> None:
         self.name, self.root, self.task = name, root, load(name)
         self.data = self.task.data(root, CPU).train
+        self.choice = "nothing, as it did not take part"  # of precision and threads, by budgeted
 
     def fresh(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
@@ -119,19 +119,17 @@ def plain(problem: Problem) -> Contender:
     return train
 
 
-def tuned(problem: Problem, dtype: torch.dtype = torch.float32) -> Contender:
+def tuned(problem: Problem) -> Contender:
     """What somebody writes who knows the machine."""
 
     def train(updates: int) -> None:
         model, optimizer = problem.fresh()
         model.to(memory_format=torch.channels_last)
-        amp = torch.autocast("cpu", dtype) if dtype != torch.float32 else contextlib.nullcontext()
         for batch in problem.batches(updates):
             inputs = batch.inputs
             if inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
-            with amp:
-                loss = problem.task.loss(model, Batch(inputs, batch.targets))
+            loss = problem.task.loss(model, Batch(inputs, batch.targets))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -220,7 +218,7 @@ def transformers(problem: Problem) -> Contender:
     return train
 
 
-def budgeted(problem: Problem, chosen: list[str]) -> Contender:
+def budgeted(problem: Problem) -> Contender:
     """`budgeted train` at its defaults; what it chose is noted."""
 
     def train(updates: int) -> None:
@@ -230,7 +228,7 @@ def budgeted(problem: Problem, chosen: list[str]) -> Contender:
             for _ in fit(load(problem.name), spec, folder, root=problem.root, device="cpu"):
                 pass
             found = folder.read("environment")
-            chosen[:] = [f"{found['precision']}, {found['threads']} threads"]
+            problem.choice = f"{found['precision']}, {found['threads']} threads"
 
     return train
 
@@ -265,18 +263,19 @@ def product_rate(size: int = 1024, trials: int = 5) -> float:
     return 2 * size**3 / best
 
 
-def contenders(problem: Problem, chosen: list[str]) -> dict[str, Contender]:
-    """Those whose packages are there."""
-    found: dict[str, Contender] = {}
-    if problem.name.startswith("cifar10"):
-        found["naive loop"] = naive(problem)
-    found |= {"plain loop": plain(problem), "tuned loop": tuned(problem)}
-    for name, make in {"Lightning Trainer": lightning, "transformers Trainer": transformers}.items():
-        try:
-            found[name] = make(problem)
-        except ImportError as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-    return found | {"budgeted train": budgeted(problem, chosen)}
+CONTENDERS: dict[str, Callable[[Problem], Contender]] = {
+    "naive loop": naive,
+    "plain loop": plain,
+    "tuned loop": tuned,
+    "Lightning Trainer": lightning,
+    "transformers Trainer": transformers,
+    "budgeted train": budgeted,
+}
+PACKAGE_OF = dict.fromkeys(CONTENDERS, "torch") | {
+    "naive loop": "torchvision",
+    "Lightning Trainer": "lightning",
+    "transformers Trainer": "transformers",
+}
 
 
 def main() -> None:
@@ -289,12 +288,13 @@ def main() -> None:
     parser.add_argument("--neighbour", action="store_true", help="another process spins meanwhile")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    images = given.task.startswith("cifar10")
+    names = chosen(parser, given.only, [name for name in CONTENDERS if images or name != "naive loop"])
+    if images and "BUDGETED_DATA" not in os.environ:
+        parser.error(f"{given.task} is read from the folder that BUDGETED_DATA names, and it names none")
     warnings.filterwarnings("ignore")
-    root = Path(os.environ["BUDGETED_DATA"]) if given.task.startswith("cifar10") else None
-    problem, chosen = Problem(given.task, root), [""]
-    rivals = contenders(problem, chosen)
-    if given.only:
-        rivals = {name: rivals[name] for name in given.only.split(",")}
+    problem = Problem(given.task, Path(os.environ["BUDGETED_DATA"]) if images else None)
+    rivals = {name: CONTENDERS[name](problem) for name in installed(names, PACKAGE_OF)}
     stopwatch, order = Stopwatch(), random.Random(0)
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     products = []
@@ -323,7 +323,7 @@ def main() -> None:
     about = circumstances(["torchvision", "lightning", "transformers"])
     headings = ("trainer", "samples/s", f"times the {reference}", "of the float32 product's rate")
     beside = " beside a busy neighbour" if given.neighbour else ""
-    show(f"Training {given.task}{beside}; budgeted chose {chosen[0]}", headings, rows, about)
+    show(f"Training {given.task}{beside}; budgeted chose {problem.choice}", headings, rows, about)
     keep(given.json, about, {"seconds": seconds, "flops": flops, "products": products, "batch": size})
 
 

@@ -1,10 +1,13 @@
-"""How many threads train: simulated machines on which neighbours come and go, and a real run with one."""
+"""How many threads train: simulated machines on which neighbours come and go."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+import tiny_task
+from budgeted.core.record import RunFolder, Spec
+from budgeted.train.loop import fit
 from budgeted.train.threads import Threads
 
 
@@ -91,3 +94,22 @@ def test_what_a_person_chose_is_kept(monkeypatch):
     following = Threads.following(4)
     assert following is not None
     assert (following.most, following.now) == (4, torch.get_num_threads())
+
+
+@pytest.mark.parametrize(("options", "follows"), [({}, True), ({"deterministic": True}, False)])
+def test_a_run_follows_unless_it_is_to_give_the_same_bits(tmp_path, monkeypatch, options, follows):
+    noted = []
+
+    class Noted:
+        changes = 3
+
+        def took(self, seconds):
+            noted.append(seconds)
+
+    monkeypatch.setattr(Threads, "following", lambda _: Noted())
+    spec = Spec("tiny", "2ep", "linear", precision="float32", **options)
+    folder = RunFolder.create(tmp_path, spec)
+    for _ in fit(tiny_task.Tiny(), spec, folder, device="cpu"):
+        pass
+    assert (len(noted), folder.result["thread_changes"]) == ((20, 3) if follows else (0, 0))
+    assert all(seconds > 0 for seconds in noted)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +17,7 @@ from ..core.errors import BudgetedError
 from ..core.text import nearest
 from .data import Batch
 from .process import random_state_kept
+from .threads import are_free as threads_are_free
 
 _WORTHWHILE = 1.1  # a speed-up below this is not worth other numerics
 _PATIENCE = 2.0  # times the best whole pass that a forward pass may take before its rival is given up
@@ -100,7 +100,7 @@ def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], T
     convolutional = any(isinstance(module, nn.Conv2d | nn.Conv3d) for module in model.modules())
     exact, *others = [p for p in PRECISIONS.values() if p.channels_last == convolutional or p.name == "float32"]
     few, trials, most = _quarter(batch), 2, torch.get_num_threads()
-    chosen_by_us = device.type == "cpu" and most > 1 and "OMP_NUM_THREADS" not in os.environ
+    free = device.type == "cpu" and threads_are_free(most)
 
     def seconds_of(precision: Precision, threads: int, patience: float = math.inf) -> float:
         torch.set_num_threads(threads)
@@ -109,13 +109,13 @@ def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], T
         finally:
             torch.set_num_threads(most)
 
-    threads = 1 if chosen_by_us else most
+    threads = 1 if free else most
     with random_state_kept():  # dropout draws from it, and a task's own loss from any
         if 4 * (best := seconds_of(exact, threads)) < _BRIEF:
             few, trials = batch, 4
             best = seconds_of(exact, threads)
         seconds: dict[str, float] = {}
-        if chosen_by_us:
+        if free:
             seconds["one thread"] = best
             together = seconds_of(exact, most, best)
             if _SPREAD * together < best:

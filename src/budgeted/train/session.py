@@ -357,7 +357,7 @@ class Session:
         self.evaluations.took(self.run)
         self.run.report(figures[self.task.metric])
         first = self.best.value is None
-        if first and self._refreshes() and self._may_try("refresh", max(self._costs("evaluation"))):
+        if first and self._refreshes() and self._may_try("refresh"):
             with self.run.measure("refresh", 1):
                 fresh = self._judge(self._refreshed(self.model))
             figures |= {f"{name}_refreshed": value for name, value in fresh.items()}
@@ -366,7 +366,7 @@ class Session:
         self._keep_best(candidates)
         if (first and self.circumstances.keep == "all") or self._saving_is_cheap():
             self.save()
-        if first and self.circumstances.picture is not None and self._may_try("picture", self.set_up / 4):
+        if first and self.circumstances.picture is not None and self._may_try("picture"):
             self._draw(more=1)
             self._afford("picture")
         return row
@@ -378,7 +378,7 @@ class Session:
         metric = self.task.metric
         with self.run.measure("evaluation", 0):
             figures, candidates = self._judge_all()
-        if self._refreshes() and self._affordable("refresh", max(self._costs("evaluation"))):
+        if self._refreshes() and self._affordable("refresh"):
             with self.run.measure("refresh", 0):
                 fresh = self._refreshed(self.model)
                 other = self._judge(fresh)
@@ -396,7 +396,7 @@ class Session:
         self.finished = row
         if self.circumstances.keep != "figures":
             self.save(last=True)
-        if self.circumstances.picture is not None and self._affordable("picture", self.set_up / 4):
+        if self.circumstances.picture is not None and self._affordable("picture"):
             self._draw(more=0)
         return row
 
@@ -468,20 +468,29 @@ class Session:
         found = self.run.ledger.activities.get(activity)
         return found.recent if found is not None and found.recent else [0.0]
 
-    def _may_try(self, extra: str, seconds: float) -> bool:
-        """Whether there is time to find out what an extra costs, which is at least so much; else it is left out."""
+    def _guessed(self, extra: str) -> float:
+        """Seconds that an extra takes at least, where it was never measured: a refresh is followed by an evaluation."""
+        match extra:
+            case "refresh":
+                return max(self._costs("evaluation"))
+            case "picture":
+                return self.set_up / 4
+        return 0.0
+
+    def _may_try(self, extra: str) -> bool:
+        """Whether there is time to find out what an extra costs; else it is left out."""
         ledger = self.run.ledger
-        if ledger.timed and seconds > _EXTRA_SHARE * (ledger.seconds_left() or 0.0):
+        if ledger.timed and self._guessed(extra) > _EXTRA_SHARE * (ledger.seconds_left() or 0.0):
             self.left_out.append(extra)
         return extra not in self.left_out
 
-    def _affordable(self, extra: str, guess: float = 0.0) -> bool:
+    def _affordable(self, extra: str) -> bool:
         """Whether an extra still fits at the end, should it be half as slow again as it was; else it is left out.
 
-        What was never measured, in a run too short for an evaluation on its way, is taken to cost as much as the guess.
+        One that was never measured, in a run too short for an evaluation on its way, is taken to cost what is guessed.
         """
         ledger = self.run.ledger
-        seconds = max(self._costs(extra)) or guess
+        seconds = max(self._costs(extra)) or self._guessed(extra)
         if extra not in self.left_out and ledger.timed and 1.5 * seconds > ledger.seconds_to_end():
             self.left_out.append(extra)
         return extra not in self.left_out

@@ -47,7 +47,7 @@ class Threads:
     @classmethod
     def following(cls, most: int) -> Threads | None:
         """From the number in use now; None where there is nothing to choose, or a person has chosen."""
-        return None if most == 1 or "OMP_NUM_THREADS" in os.environ else cls(most, torch.get_num_threads())
+        return cls(most, torch.get_num_threads()) if are_free(most) else None
 
     def took(self, seconds: float) -> None:
         """Take note of an update, and choose for the next one."""
@@ -103,6 +103,11 @@ class Threads:
     def _turn(self, threads: int) -> None:
         self.now = threads
         self._use(threads)
+
+
+def are_free(most: int) -> bool:
+    """Whether the number of threads is for the loop to choose: there are several, and no person has said how many."""
+    return most > 1 and "OMP_NUM_THREADS" not in os.environ
 
 
 @dataclass(slots=True)
