@@ -43,13 +43,13 @@ def _index(cap: Cap) -> int:
 class _Track:
     """One cap and the anchor from which progress towards it is counted in closed form."""
 
-    __slots__ = ("cap", "index", "p", "p0", "q0", "r0", "stop", "x0")
+    __slots__ = ("cap", "index", "p", "p0", "q0", "r0", "stop", "x", "x0")
 
     def __init__(self, cap: Cap) -> None:
         self.cap = cap
         self.index = _index(cap)
         self.anchor(0.0, 0.0, math.inf)
-        self.p = 0.0  # progress by this cap alone, when last looked at
+        self.x = self.p = 0.0  # what was spent, and progress by this cap alone, when last looked at
         self.stop = math.inf  # the amount spent at which training ends
 
     def anchor(self, p: float, spent: float, remaining: float) -> None:
@@ -62,26 +62,32 @@ class _Track:
 class _Course:
     """The way towards the first of several caps."""
 
-    __slots__ = ("binding", "tracks")
+    __slots__ = ("binding", "reached", "tracks")
 
     def __init__(self, caps: Sequence[Cap]) -> None:
         self.tracks = [_Track(cap) for cap in caps]
         self.binding = self.tracks[0]  # the one that decided last
+        self.reached = False  # whether `advance` found a cap to be reached
 
     def advance(self, spent: list[float], progress: float) -> float:
         """Progress at what is spent now: the furthest of the tracks; the others are anchored where it stands."""
-        best, binding = progress, None
+        best, binding, reached = progress, None, False
         for track in self.tracks:
-            p = track.p = track.p0 + track.q0 * (spent[track.index] - track.x0) / track.r0
+            x = track.x = spent[track.index]
+            p = track.p = track.p0 + track.q0 * (x - track.x0) / track.r0
             if p > best:
                 best, binding = p, track
+            if x >= track.stop:
+                reached = True
+        self.reached = reached
         if binding is None:
             return best
         self.binding = binding
-        best = min(best, 1.0)
+        if best > 1.0:  # by hand: min() takes as long as a track
+            best = 1.0
         for track in self.tracks:
             if track.p < best:
-                x = spent[track.index]
+                x = track.x
                 remaining = track.r0 - (x - track.x0)
                 if remaining > 0:
                     track.p0, track.q0, track.x0, track.r0 = best, 1.0 - best, x, remaining
@@ -312,7 +318,11 @@ class Ledger:
             if self._warmup.over(self._spent):
                 self._end_warmup()
         else:
-            self.progress = self._course.advance(self._spent, self.progress)
+            course = self._course
+            self.progress = course.advance(self._spent, self.progress)
+            if course.reached:
+                self._end()
+            return
         if self._course.over(self._spent):
             self._end()
 

@@ -654,7 +654,7 @@ class Run:
                     put(group, "lr", rates[g] * factor)
                 g += 1
             if curves:
-                knobs.turn_others(self._position())
+                knobs.turn_others(ledger.progress if simple else self._position())
 
         return set_rates
 

@@ -39,6 +39,7 @@ class Knobs:
     def bases(self, bases: list[dict[str, float]]) -> None:
         self._bases = bases
         self.rates = [base["lr"] for base in bases]
+        self._places: dict[str, list[tuple[str, int | None]]] = {}  # by group, of each hyper-parameter that was turned
 
     def _read(self, group: Mapping[str, Any]) -> dict[str, float]:
         base = {"lr": float(group["lr"])}
@@ -66,16 +67,21 @@ class Knobs:
         self.turn_others(progress)
 
     def turn_others(self, progress: float) -> None:
+        groups = self.optimizer.param_groups
         for name, curve in self.curves.items():
             factor = curve.factor(progress)
-            for group, base in zip(self.optimizer.param_groups, self.bases, strict=False):
-                key, place = _place(group, name)
-                if place is None:
-                    put(group, key, base[name] * factor)
-                else:
+            if (places := self._places.get(name)) is None:
+                places = self._places[name] = [_place(group, name) for group in groups]
+            for group, base, (key, place) in zip(groups, self._bases, places, strict=False):
+                value = base[name] * factor
+                if place is not None:
                     betas = list(group[key])
-                    betas[place] = base[name] * factor
+                    betas[place] = value
                     group[key] = tuple(betas)
+                elif type(group[key]) is float:
+                    group[key] = value
+                else:
+                    put(group, key, value)
 
     def claim(self) -> None:
         self.optimizer._budgeted = True  # type: ignore[attr-defined]
