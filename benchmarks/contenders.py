@@ -59,6 +59,8 @@ PROBE_SHARE, PROBE_UPDATES, SLOW_FIRST = 0.05, 5, 2  # the length of a probe, an
 LAST_OF_EPOCHS = 0.01  # of the base rate, at which Ultralytics' schedule ends
 PATIENCE = 10  # epochs without a better loss, after which Keras' EarlyStopping stops
 WARM_UP = 20  # updates of a schedule-free optimizer
+# As schedule-free-adamw is made here, for `budgeted train --optimizer`.
+SCHEDULE_FREE = f"schedule-free-adamw(lr=0.01, weight_decay=0.0005, warmup_steps={WARM_UP})"
 REFRESH = 50  # batches that refresh batch norm's statistics, as the README of schedulefree has it
 
 
@@ -265,7 +267,9 @@ class Watch:
 # The contenders. Each imports its library first, then starts the watch.
 
 
-def budgeted_train(problem: Problem, seconds: float, seed: int) -> Outcome:
+def budgeted_train(
+    problem: Problem, seconds: float, seed: int, schedule: str = "linear", optimizer: str | None = None
+) -> Outcome:
     """`budgeted train` at its defaults, called as the command calls it, but for the seconds: they count from the call."""
     from budgeted.core.record import RunFolder, Spec
     from budgeted.report.curve import draw_curve
@@ -274,7 +278,7 @@ def budgeted_train(problem: Problem, seconds: float, seed: int) -> Outcome:
 
     with tempfile.TemporaryDirectory() as out:
         watch = problem.start(seconds)
-        spec = Spec(problem.name, f"{seconds:g}s", "linear", seed)
+        spec = Spec(problem.name, f"{seconds:g}s", schedule, seed, optimizer=optimizer)
         folder = RunFolder.create(Path(out), spec)
         rows = fit(problem.task, spec, folder, device="cpu", picture=draw_curve)
         result = live(rows, spec, problem.task.metric, shown=False)
@@ -539,6 +543,10 @@ Contender = Callable[[Problem, float, int], Outcome]
 CONTENDERS: dict[str, tuple[Contender, str]] = {
     "budgeted-train": (budgeted_train, "budgeted"),
     "budgeted-train-process": (budgeted_train_process, "budgeted"),
+    "budgeted-train-schedule-free": (
+        partial(budgeted_train, schedule="const", optimizer=SCHEDULE_FREE),
+        "schedulefree",
+    ),
     "budgeted-attach": (budgeted_attach, "budgeted"),
     "elapsed-share": (elapsed_share, "torch"),
     "estimated-epochs": (estimated_epochs, "torch"),

@@ -26,6 +26,7 @@ from budgeted import (
     Points,
     Poly,
     Repeat,
+    Schedule,
     ScheduleError,
     Step,
     Warmup,
@@ -265,7 +266,7 @@ def torch_trace(build, updates=T, lr=0.4, key="lr", **sgd):
             ),
         ),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Schedule) else "torch",  # a function's text has its address
 )
 def test_torch(each, build):
     assert trace(each) == pytest.approx([rate / 0.4 for rate in torch_trace(build)], rel=1e-9, abs=1e-12)

@@ -96,6 +96,24 @@ def test_the_split_is_a_partition_and_always_the_same():
     assert torch.equal(hold_out(images, labels, 20)[1][0], held)
 
 
+@pytest.mark.parametrize(("name", "shape"), [("fashion-mnist", (28, 28, 1)), ("cifar10-narrow", (32, 32, 3))])
+def test_images_are_trained_on_as_they_are_where_that_is_asked_for(name, shape, monkeypatch):
+    pictures = torch.randint(0, 256, (5064, *shape), dtype=torch.uint8), torch.arange(5064)
+    monkeypatch.setattr({"fashion-mnist": fashion_mnist, "cifar10-narrow": cifar10}[name], "read", lambda _: pictures)
+    plain, usual = registry.load(f"{name}(augment=0)"), registry.load(name)
+    assert (plain.settings(), usual.settings()) == ({"augment": False}, {"augment": True})
+    train = plain.data(None, CPU).train
+    batch = next(train.epoch(0, 0))
+    as_they_are = dict(zip(train.labels.tolist(), next(train.in_order(64)).inputs, strict=True))
+    drawn = zip(batch.inputs, batch.targets.tolist(), strict=True)
+    assert all(torch.equal(image, as_they_are[label]) for image, label in drawn)
+    shifted = next(usual.data(None, CPU).train.epoch(0, 0))
+    assert torch.equal(shifted.targets, batch.targets)
+    assert not torch.equal(shifted.inputs, batch.inputs)
+    with pytest.raises(TaskError, match="augment is 0 or 1, and is 2"):
+        registry.load(f"{name}(augment=2)")
+
+
 def balance(labels: torch.Tensor) -> list[int]:
     return torch.bincount(labels).tolist()
 

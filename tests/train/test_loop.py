@@ -205,10 +205,10 @@ def test_a_refresh_that_was_never_measured_is_not_tried_where_an_evaluation_woul
         slow = 0.05
 
         def evaluate(self, model, data):
-            time.sleep(0.6)  # about what is expected of 80 samples, when a quarter of 8 takes 0.05 seconds
+            time.sleep(2.0)  # 0.7 is expected of 80 samples, when a quarter of 8 takes 0.05 seconds
             return super().evaluate(model, data)
 
-    given = spec("4s", deterministic=False, precision="float32", evaluations=1)
+    given = spec("6s", deterministic=False, precision="float32", evaluations=1)
     _, _, result = train(tmp_path, given, SlowJudge())
     assert result["left_out"] == ["refresh"]
     assert "refresh" not in result["activities"]

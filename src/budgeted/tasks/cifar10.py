@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..train.data import Crop, Images
 from ..train.task import Data
-from .classification import Classification, hold_out
+from .classification import Augmented, hold_out
 from .models import resnet18
 from .random_models import random_resnet
 from .sources import damaged, find
@@ -30,13 +30,14 @@ _FILES = {
 }
 
 
-class Cifar10(Classification):
+class Cifar10(Augmented):
     """45,000 images to train on and 5,000 held out at random; the test set is left alone."""
 
     name: ClassVar[str] = "cifar10"
     summary: ClassVar[str] = "32x32 photographs in ten classes, ResNet-18 (the paper's)"
     full_budget: ClassVar[str] = "200ep"
     batch_size: ClassVar[int] = 128
+    shifts: ClassVar[Crop] = Crop(4, flip=True)
     width: ClassVar[int] = 64
     models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
         "resnet18": partial(resnet18, 10),
@@ -48,7 +49,7 @@ class Cifar10(Classification):
         train, held = hold_out(images, labels, 5000)
         mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
         return Data(
-            Images(train[0].to(device), train[1].to(device), mean, std, self.batch_size, Crop(4, flip=True)),
+            Images(train[0].to(device), train[1].to(device), mean, std, self.batch_size, self.crop),
             Images(held[0].to(device), held[1].to(device), mean, std, self.batch_size),
         )
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import TaskError
-from ..train.data import Batch, Images
+from ..train.data import Batch, Crop, Images
 from ..train.task import Task
+from .scaling import flag
 
 
 class Classification(Task):
@@ -39,6 +40,26 @@ class Classification(Task):
             right += (logits.argmax(1) == targets).sum()
             loss += nn.functional.cross_entropy(logits, targets, reduction="sum")
         return {"accuracy": right.item() / data.samples, "validation_loss": loss.item() / data.samples}
+
+
+class Augmented(Classification):
+    """One whose training images are shifted and mirrored at random.
+
+    Args:
+        augment: 0 to train on the images as they are, which pays where a budget shows each of them a few times only.
+
+    Raises:
+        TaskError: for anything but 0 and 1.
+    """
+
+    shifts: ClassVar[Crop]
+
+    def __init__(self, augment: int = 1) -> None:
+        self.crop = self.shifts if flag("augment", augment) else None
+
+    def settings(self) -> Mapping[str, Any]:
+        """Whether they are."""
+        return {"augment": self.crop is not None}
 
 
 def figures(judged: Iterable[tuple[Tensor, Tensor]], what: str) -> dict[str, float]:

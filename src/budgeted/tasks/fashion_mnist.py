@@ -13,19 +13,20 @@ from torch import Tensor, nn
 
 from ..train.data import Crop, Images
 from ..train.task import Data
-from .classification import Classification, hold_out
+from .classification import Augmented, hold_out
 from .models import ResNet
 from .random_models import random_resnet
 from .sources import damaged, find
 
 
-class FashionMNIST(Classification):
+class FashionMNIST(Augmented):
     """55,000 of the 60,000 training images to train on, 5,000 to validate; the test set is left alone."""
 
     name: ClassVar[str] = "fashion-mnist"
     summary: ClassVar[str] = "28x28 clothes in ten classes, ResNet-8 of 16-32-64 filters on halved images"
     full_budget: ClassVar[str] = "20ep"
     batch_size: ClassVar[int] = 128
+    shifts: ClassVar[Crop] = Crop(2, flip=True)
     models: ClassVar[Mapping[str, Callable[..., nn.Module]]] = {
         "random-resnet": partial(random_resnet, 1, 10, 2, width=8)
     }
@@ -35,7 +36,7 @@ class FashionMNIST(Classification):
         train, held = hold_out(images, labels, 5000)
         mean, std = (0.2860,), (0.3530,)
         return Data(
-            Images(train[0].to(device), train[1].to(device), mean, std, self.batch_size, Crop(2, flip=True)),
+            Images(train[0].to(device), train[1].to(device), mean, std, self.batch_size, self.crop),
             Images(held[0].to(device), held[1].to(device), mean, std, self.batch_size),
         )
 
