@@ -15,7 +15,7 @@ from .attach import Run
 from .data import Batch
 
 _OVER_TIME = 10  # evaluations over a budget in time; where the budget counts, one an epoch
-_SHARE = 0.1  # of the time so far that evaluations before the last may take, where time is the budget
+_SHARE = 0.05  # of the time so far that evaluations before the last may take, where time is the budget
 
 
 @dataclass(slots=True)
