@@ -59,6 +59,9 @@ PROBE_SHARE, PROBE_UPDATES, SLOW_FIRST = 0.05, 5, 2  # the length of a probe, an
 LAST_OF_EPOCHS = 0.01  # of the base rate, at which Ultralytics' schedule ends
 PATIENCE = 10  # epochs without a better loss, after which Keras' EarlyStopping stops
 WARM_UP = 20  # updates of a schedule-free optimizer
+# What helps at few updates, for `budgeted train --schedule` and `--optimizer`: the task's SGD, with Nesterov's momentum.
+WARMED_UP = "warmup(10%, linear)"
+NESTEROV = "sgd(lr=0.1, momentum=0.9, weight_decay=0.0005, nesterov=true)"
 # As schedule-free-adamw is made here, for `budgeted train --optimizer`.
 SCHEDULE_FREE = f"schedule-free-adamw(lr=0.01, weight_decay=0.0005, warmup_steps={WARM_UP})"
 REFRESH = 50  # batches that refresh batch norm's statistics, as the README of schedulefree has it

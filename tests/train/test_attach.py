@@ -967,8 +967,8 @@ def test_the_clock_may_start_with_the_process(monkeypatch):
     assert run.summary().anchor == "process"
     optimizer.step()
     assert run.factor == 1.0  # what set-up took is no decay
-    with pytest.raises(BudgetError, match="30s had passed before the first update"):
-        budgeted.attach(sgd(), "20s", anchor="process", clock=clock)
+    with pytest.raises(BudgetError, match=r"30s had passed before the first update, and 0\.25s are kept in reserve"):
+        budgeted.attach(sgd(), "20s", anchor="process", clock=clock, reserve=0.245309366)
 
 
 def test_the_clock_may_start_with_the_first_step():

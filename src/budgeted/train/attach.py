@@ -29,7 +29,7 @@ from ..core.ledger import Ledger
 from ..core.schedule import Plateau, PlateauState, Points, Schedule
 from ..core.signals import Signals
 from ..core.spec import schedule as read_schedule
-from ..core.text import format_duration, format_number, format_seconds
+from ..core.text import format_number, format_seconds
 from ..core.trace import Trace
 from .energy import meter
 from .knobs import Knobs, put
@@ -117,9 +117,9 @@ def attach(
         caps, warmup=warmup_caps, elapsed=elapsed, reserve=reserve, clock=clock, wall=wall, meter=energy
     )
     if ledger.done:
-        kept = f", and {format_duration(reserve)} are kept in reserve" if reserve else ""
+        kept = f", and {format_seconds(reserve)} are kept in reserve" if reserve else ""
         raise BudgetError(
-            f"budget '{budget}': nothing is left of it to train in; {format_duration(round(elapsed, 1))} had passed before "
+            f"budget '{budget}': nothing is left of it to train in; {format_seconds(elapsed)} had passed before "
             f"the first update{kept}. Give a longer one, or another anchor"
         )
     driven = {"momentum", "beta1"} & set(plan.drives if isinstance(plan, Schedule) else ())
