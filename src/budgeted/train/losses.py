@@ -71,9 +71,14 @@ class Losses(Mean):
         Raises:
             NonFiniteLoss: at once on a CPU; on a device when the losses are next read.
         """
-        self.note(loss, step)
-        if loss.device.type == "cpu":
-            self.check()
+        if loss.device.type != "cpu":
+            self.note(loss, step)
+            return
+        self.check()
+        self._step, value = step, loss.item()
+        self._require((value,))
+        self._sum += value
+        self._count += 1
 
     def note(self, loss: Tensor, step: int) -> None:
         """The same for a loss that another run has looked at: it is read when the mean is asked for."""
