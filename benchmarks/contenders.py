@@ -546,6 +546,7 @@ Contender = Callable[[Problem, float, int], Outcome]
 CONTENDERS: dict[str, tuple[Contender, str]] = {
     "budgeted-train": (budgeted_train, "budgeted"),
     "budgeted-train-process": (budgeted_train_process, "budgeted"),
+    "budgeted-train-nesterov": (partial(budgeted_train, schedule=WARMED_UP, optimizer=NESTEROV), "budgeted"),
     "budgeted-train-schedule-free": (
         partial(budgeted_train, schedule="const", optimizer=SCHEDULE_FREE),
         "schedulefree",

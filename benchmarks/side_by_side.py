@@ -62,6 +62,7 @@ def label_ends_and_rates(ends: Any, rates: Any, names: Sequence[str]) -> None:
     ends.set_yticks(range(len(names)), names)
     ends.invert_yaxis()
     ends.xaxis.set_major_formatter(lambda share, _: f"{share:+.0%}")
+    ends.locator_params(axis="x", nbins=5)
     ends.set_xlabel("end - budget, as a share of the budget")
     rates.set_xscale("symlog", linthresh=1e-4)  # a rate may be zero
     rates.set_xlabel("rate of the last update / base")
