@@ -5,7 +5,8 @@ comparable:
 
 - All train the task's model from the weights that the seed gives, on the task's batches in the seed's order, drawn and
   augmented in memory in one piece, with the task's batch size. All take its SGD with momentum, its base rate and
-  its weight decay; schedule-free ones are another optimizer by their nature, and Keras has its own SGD.
+  its weight decay; schedule-free ones are another optimizer by their nature, and Keras has its own SGD. Two more are
+  `budgeted train` with an optimizer asked for: Nesterov's momentum after a warm-up, and the same schedule-free AdamW.
 - Each run is a process of its own: `python contenders.py PLAN` prints what came out.
 - Seconds count from when training is called until it returns; what a contender probes is in it. Importing the library, reading the
   data and one throw-away update, by which PyTorch loads its own lazy parts, come before it, for all alike.

@@ -46,9 +46,9 @@ def plans(given: argparse.Namespace, contenders: Sequence[str]) -> Iterator[Plan
 
 
 def mean(values: Sequence[float], form: str) -> str:
-    """The mean, and the least and the greatest."""
-    if not values:
-        return ""
+    """The mean, and the least and the greatest; one alone as it is."""
+    if len(values) < 2:
+        return "".join(f"{value:{form}}" for value in values)
     return f"{statistics.fmean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 

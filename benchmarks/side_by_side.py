@@ -20,8 +20,10 @@ from rich.table import Table
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """The median, and the least and the greatest of few, or the quartiles of many."""
+    """The median, and the least and the greatest of few, or the quartiles of many; one alone as it is."""
     ordered = sorted(values)
+    if len(ordered) == 1:
+        return f"{ordered[0]:{form}}"
     low, high = ordered[0], ordered[-1]
     if len(ordered) > 10:
         low, _, high = statistics.quantiles(ordered, n=4)
