@@ -22,6 +22,7 @@ rest, and what is left of the budget but for a start like the probe's, divided b
 
 from __future__ import annotations
 
+import argparse
 import copy
 import itertools
 import json
@@ -49,6 +50,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 from troubled import SLOWER, Span
 
+from budgeted.core.errors import BudgetedError
 from budgeted.tasks import registry
 from budgeted.train.data import Batch, Images
 
@@ -64,7 +66,8 @@ WARM_UP = 20  # updates of a schedule-free optimizer
 WARMED_UP = "warmup(10%, linear)"
 NESTEROV = "sgd(lr=0.1, momentum=0.9, weight_decay=0.0005, nesterov=true)"
 # As schedule-free-adamw is made here, for `budgeted train --optimizer`.
-SCHEDULE_FREE = f"schedule-free-adamw(lr=0.01, weight_decay=0.0005, warmup_steps={WARM_UP})"
+ADAMW_RATE = 0.01
+SCHEDULE_FREE = f"schedule-free-adamw(lr={ADAMW_RATE}, weight_decay=0.0005, warmup_steps={WARM_UP})"
 REFRESH = 50  # batches that refresh batch norm's statistics, as the README of schedulefree has it
 
 
@@ -539,7 +542,7 @@ def _schedule_free(library: Any, kind: str, problem: Problem, model: nn.Module) 
     shared = {"weight_decay": problem.weight_decay, "warmup_steps": WARM_UP}
     if kind == "sgd":
         return library.SGDScheduleFree(model.parameters(), 10 * problem.rate, problem.momentum, **shared)
-    return library.AdamWScheduleFree(model.parameters(), 0.01, **shared)
+    return library.AdamWScheduleFree(model.parameters(), ADAMW_RATE, **shared)
 
 
 Contender = Callable[[Problem, float, int], Outcome]
@@ -568,6 +571,19 @@ PACKAGES = ("lightning", "transformers", "fastai", "keras", "schedulefree")
 
 
 # Runs in processes of their own
+
+
+def classification(name: str) -> str:
+    """A task's name as an argument of a command; its metric has to be accuracy."""
+    try:
+        task = registry.load(name)
+    except BudgetedError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if task.metric != "accuracy":
+        raise argparse.ArgumentTypeError(
+            f"task '{name}' is judged by {task.metric}; name one that is judged by accuracy"
+        )
+    return name
 
 
 def trained(plan: Plan) -> dict[str, Any]:

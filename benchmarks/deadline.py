@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS, PACKAGE_OF, PACKAGES, Plan, Span, collect
+from contenders import CONTENDERS, PACKAGE_OF, PACKAGES, Plan, Span, classification, collect
 from side_by_side import circumstances, installed, label_ends_and_rates, show, spread
 
 TROUBLES = ("quiet", "stall", "slow-down", "neighbours")
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0, 20.0, 60.0], help="the budgets")
     parser.add_argument("--runs", type=int, default=5, help="rounds")
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
-    parser.add_argument("--task", default="digits")
+    parser.add_argument("--task", type=classification, default="digits")
     parser.add_argument("--troubles", nargs="+", choices=TROUBLES, default=TROUBLES)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="CONTENDER")
     parser.add_argument("--json", type=Path, dest="figures", help="a file for every run's figures")

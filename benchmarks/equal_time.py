@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS, PACKAGE_OF, PACKAGES, Plan, collect
+from contenders import CONTENDERS, PACKAGE_OF, PACKAGES, Plan, classification, collect
 from side_by_side import circumstances, installed, show
 
 REFERENCE = "budgeted-train"
@@ -92,7 +92,9 @@ def plot(rows: Sequence[dict[str, Any]], names: Sequence[str], budgets: Sequence
 def main() -> None:
     """Run them one after another; a table a budget."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--task", default="fashion-mnist", help="or cifar10-narrow, 'fashion-mnist(augment=0)'")
+    parser.add_argument(
+        "--task", type=classification, default="fashion-mnist", help="or cifar10-narrow, 'fashion-mnist(augment=0)'"
+    )
     parser.add_argument("--seconds", type=float, nargs="+", default=[30.0, 60.0, 180.0], help="the budgets")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=USUAL, metavar="CONTENDER")

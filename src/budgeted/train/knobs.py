@@ -78,8 +78,6 @@ class Knobs:
                     betas = list(group[key])
                     betas[place] = value
                     group[key] = tuple(betas)
-                elif type(group[key]) is float:
-                    group[key] = value
                 else:
                     put(group, key, value)
 
