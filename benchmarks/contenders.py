@@ -5,8 +5,8 @@ comparable:
 
 - All train the task's model from the weights that the seed gives, on the task's batches in the seed's order, drawn and
   augmented in memory in one piece, with the task's batch size. All take its SGD with momentum, its base rate and
-  its weight decay; schedule-free ones are another optimizer by their nature, and Keras has its own SGD. Two more are
-  `budgeted train` with an optimizer asked for: Nesterov's momentum after a warm-up, and the same schedule-free AdamW.
+  its weight decay; schedule-free ones are another optimizer by their nature, and Keras has its own SGD. Some more are
+  `budgeted train` or `attach` with another optimizer: Muon, Nesterov's momentum after a warm-up, the same schedule-free AdamW.
 - Each run is a process of its own: `python contenders.py PLAN` prints what came out.
 - Seconds count from when training is called until it returns; what a contender probes is in it. Importing the library, reading the
   data and one throw-away update, by which PyTorch loads its own lazy parts, come before it, for all alike.
@@ -329,12 +329,13 @@ class Disturbed:
         return self.disturbance.upon(self.task.model())
 
 
-def budgeted_attach(problem: Problem, seconds: float, seed: int) -> Outcome:
+def budgeted_attach(problem: Problem, seconds: float, seed: int, muon: bool = False) -> Outcome:
     """A plain loop with `budgeted.attach`."""
     import budgeted
 
     watch = problem.start(seconds)
-    optimizer = watch.optimizer(model := problem.model())
+    model = problem.model()
+    optimizer = watch.look_at(budgeted.Muon(model)) if muon else watch.optimizer(model)
     run = budgeted.attach(optimizer, f"{seconds:g}s")
     for batch in run.over(problem.batches()):
         problem.update(model, optimizer, batch)
@@ -550,12 +551,14 @@ Contender = Callable[[Problem, float, int], Outcome]
 CONTENDERS: dict[str, tuple[Contender, str]] = {
     "budgeted-train": (budgeted_train, "budgeted"),
     "budgeted-train-process": (budgeted_train_process, "budgeted"),
+    "budgeted-train-muon": (partial(budgeted_train, optimizer="muon"), "budgeted"),
     "budgeted-train-nesterov": (partial(budgeted_train, schedule=WARMED_UP, optimizer=NESTEROV), "budgeted"),
     "budgeted-train-schedule-free": (
         partial(budgeted_train, schedule="const", optimizer=SCHEDULE_FREE),
         "schedulefree",
     ),
     "budgeted-attach": (budgeted_attach, "budgeted"),
+    "budgeted-attach-muon": (partial(budgeted_attach, muon=True), "budgeted"),
     "elapsed-share": (elapsed_share, "torch"),
     "estimated-epochs": (estimated_epochs, "torch"),
     "lightning-linear": (partial(lightning_trainer, schedule="linear"), "lightning"),

@@ -28,6 +28,7 @@ from side_by_side import circumstances, installed, show
 REFERENCE = "budgeted-train"
 USUAL = (
     REFERENCE,
+    "budgeted-train-muon",
     "elapsed-share",
     "lightning-cosine",
     "fastai-one-cycle",

@@ -42,6 +42,7 @@ from .core.spec import schedule
 if TYPE_CHECKING:
     from .train.attach import Run, Summary, attach
     from .train.loop import fit
+    from .train.muon import Muon
     from .train.task import Task
 
 __version__ = "0.1.0"
@@ -50,11 +51,12 @@ _LAZY = {
     "Run": "train.attach",
     "Summary": "train.attach",
     "fit": "train.loop",
+    "Muon": "train.muon",
     "Task": "train.task",
 }
 __all__ = [
     "HTD", "REX", "SGDR", "WSD", "Budget", "BudgetError", "BudgetWarning", "BudgetedError", "Const", "Cooldown", "Cosine",
-    "Exp", "Floor", "InverseSqrt", "Join", "Linear", "NonFiniteLoss", "OneCycle", "Over", "Plateau", "Points", "Poly",
+    "Exp", "Floor", "InverseSqrt", "Join", "Linear", "Muon", "NonFiniteLoss", "OneCycle", "Over", "Plateau", "Points", "Poly",
     "Repeat", "Run", "RunFolderError", "Schedule", "ScheduleError", "Step", "Summary", "Task", "TaskError", "Warmup", "With",
     "attach", "convert", "fit", "schedule",
 ]  # fmt: skip

@@ -30,7 +30,7 @@ from . import options
 @click.option("--warmup", help="A ramp before the schedule: '500 steps', 30s or 5%.  [default: the task's]")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @click.option("--model", help="Another of the task's models, 'resnet18(width=16)', or your own as file.py:Name.")
-@click.option("--optimizer", help="Another optimizer: adamw, 'sgd(momentum=0.9, lr=0.1)', amsgrad.")
+@click.option("--optimizer", help="Another optimizer: muon, adamw, 'sgd(momentum=0.9, lr=0.1)'.")
 @click.option("--lr", type=float, help="Another base rate.  [default: the recipe's]")
 @click.option("--subset", type=float, help="The share of the training data to draw, once, before training: 0.1.")
 @options.out

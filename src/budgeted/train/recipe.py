@@ -44,7 +44,7 @@ class _Varied:
 
     def optimizer(self, model: nn.Module) -> Optimizer:
         named, lr = self._spec.optimizer, self._spec.lr
-        optimizer = self._task.optimizer(model) if named is None else named_optimizer(named, model.parameters())
+        optimizer = self._task.optimizer(model) if named is None else named_optimizer(named, model)
         if lr is not None:
             _set_base(optimizer, lr)
         return optimizer
