@@ -10,7 +10,8 @@ in random order. Measured is the time between two optimizer steps, some updates 
 logging and what a trainer does between updates count. The naive loop is what is written first: float32, the default memory
 format, a DataLoader over PIL images with torchvision's transforms. The plain and the tuned loop and the trainers are given
 `budgeted`'s own batched augmentation, so that trainers are compared, not data sets; the tuned loop has channels_last weights,
-the fused optimizer and never waits for the loss. Trainers have logging, checkpoints and progress bars turned off.
+the fused optimizer and never waits for the loss; the compiled one has its model from torch.compile too, whose first round takes
+a minute or so. Trainers have logging, checkpoints and progress bars turned off.
 
 The share of the ceiling is the arithmetic of the updates (by PyTorch's counter) over that of a large float32 matrix product.
 """
@@ -28,6 +29,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,12 +121,14 @@ def plain(problem: Problem) -> Contender:
     return train
 
 
-def tuned(problem: Problem) -> Contender:
+def tuned(problem: Problem, compiled: bool = False) -> Contender:
     """What somebody writes who knows the machine."""
 
     def train(updates: int) -> None:
         model, optimizer = problem.fresh()
         model.to(memory_format=torch.channels_last)
+        if compiled:
+            model = torch.compile(model)
         for batch in problem.batches(updates):
             inputs = batch.inputs
             if inputs.ndim == 4:
@@ -267,6 +271,7 @@ CONTENDERS: dict[str, Callable[[Problem], Contender]] = {
     "naive loop": naive,
     "plain loop": plain,
     "tuned loop": tuned,
+    "compiled loop": partial(tuned, compiled=True),
     "Lightning Trainer": lightning,
     "transformers Trainer": transformers,
     "budgeted train": budgeted,

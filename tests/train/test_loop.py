@@ -214,6 +214,28 @@ def test_a_refresh_that_was_never_measured_is_not_tried_where_an_evaluation_woul
     assert "refresh" not in result["activities"]
 
 
+def test_a_refresh_whose_passes_would_take_too_long_is_not_tried(tmp_path):
+    """The first evaluation takes a thirtieth of what is left; a refresh before it, sixteen passes, a tenth more."""
+
+    class SlowPasses(tiny_task.Tiny):
+        passes = 0
+
+        def loss(self, model, batch):
+            self.passes += 1
+            if self.passes > 4:  # those from which the cost of an evaluation is told at the start are quick
+                time.sleep(0.12)
+            return super().loss(model, batch)
+
+        def evaluate(self, model, data):
+            time.sleep(0.2)
+            return super().evaluate(model, data)
+
+    given = spec("7s", deterministic=False, precision="float32")
+    _, _, result = train(tmp_path, given, SlowPasses())
+    assert result["left_out"] == ["refresh"]
+    assert "refresh" not in result["activities"]
+
+
 def test_slow_evaluations_are_thinned_under_a_time_budget_and_counted(tmp_path):
     class SlowJudge(tiny_task.Tiny):
         def evaluate(self, model, data):

@@ -56,7 +56,7 @@ def channels_last(p: Tensor) -> bool:
     return p.ndim == 4 and p.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 7])
 def test_the_iteration_on_squares_is_that_on_whole_matrices(steps):
     given = drawn(*SHAPES)
     for m, found in zip(given, orthogonal(given, steps), strict=True):
@@ -69,6 +69,16 @@ def test_directions_that_hardly_occur_are_no_noise():
     (m,) = drawn((32, 200))
     m *= torch.logspace(0, -6, 200)
     torch.testing.assert_close(orthogonal([m])[0].double(), as_defined(m, 5), rtol=0, atol=1e-3)
+
+
+def test_what_has_few_directions_stays_bounded():
+    """However many steps, and in bfloat16: rounding makes singular values of the squares negative."""
+    left, right = drawn((64, 3), (3, 300))
+    for steps in (5, 50):
+        assert torch.linalg.matrix_norm(orthogonal([left @ right], steps)[0], 2) < 1.25
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = orthogonal([left @ right, *drawn((48, 48), (10, 900))], steps)
+        assert max(torch.linalg.matrix_norm(m.float(), 2) for m in rough) < 1.5
 
 
 def test_singular_values_come_near_one():

@@ -16,6 +16,7 @@ from torch.optim.adamw import adamw
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al.: the steepest at 0 that stay near 1
 _TINY = 1e-7  # a gradient's norm that is nothing
+_TOGETHER = 3  # steps of the iteration on squares alone
 
 
 class Muon(Optimizer):
@@ -136,8 +137,9 @@ def matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
 def orthogonal(matrices: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
     """For each matrix U S V^T nearly U V^T: singular values that are not tiny come to 0.7 to 1.2.
 
-    Newton-Schulz iteration X <- (a + b X X^T + c (X X^T)^2) X from X / |X|. All factors are polynomials of the first X X^T, so
-    the iteration runs on these small squares alone, all of one size at once, and X takes part once.
+    Newton-Schulz iteration X <- (a + b X X^T + c (X X^T)^2) X from X / |X|. Its factors are polynomials of the first X X^T, so
+    it runs on these small squares, all of one size at once, and X takes part at every third step alone. Without that the
+    rounding of the squares, where it makes a singular value negative, would grow tenfold a step.
 
     Args:
         matrices: each of shape (m, n).
@@ -147,25 +149,28 @@ def orthogonal(matrices: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
         Matrices of the same shapes, in float32 at least.
     """
     a, b, c = _COEFFICIENTS
-    wide = [m if m.shape[0] <= m.shape[1] else m.mT for m in matrices]
-    wide = [m.float() if m.dtype in (torch.bfloat16, torch.float16) else m for m in wide]
-    by_size: defaultdict[int, list[int]] = defaultdict(list)
-    for i, m in enumerate(wide):
-        by_size[len(m)].append(i)
-    found: dict[int, Tensor] = {}
-    for size, members in by_size.items():
-        squares = torch.stack([wide[i].mm(wide[i].mT) for i in members])
-        lengths = squares.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp_(min=_TINY)[:, None, None]
-        squares /= lengths**2
-        product = (torch.eye(size, dtype=squares.dtype, device=squares.device) / lengths).contiguous()
-        for k in range(steps):
-            powers = torch.baddbmm(squares, squares, squares, beta=b, alpha=c)
-            product = torch.baddbmm(product, powers, product, beta=a)
-            if k < steps - 1:
-                for _ in range(2):  # once from each side: they commute
+    found = [m.mT if m.shape[0] > m.shape[1] else m for m in matrices]
+    found = [m.float() if m.dtype in (torch.bfloat16, torch.float16) else m for m in found]
+    lengths = torch._foreach_clamp_min(torch._foreach_norm(found), _TINY)
+    found = list(torch._foreach_div(found, lengths))
+    alike: defaultdict[tuple[int, torch.dtype, torch.device], list[int]] = defaultdict(list)
+    for i, m in enumerate(found):
+        alike[len(m), m.dtype, m.device].append(i)
+    for (size, dtype, device), members in alike.items():
+        one = torch.eye(size, dtype=dtype, device=device)
+        for first in range(0, steps, _TOGETHER):
+            squares = torch.stack([found[i].mm(found[i].mT) for i in members])
+            product = one.expand_as(squares)
+            together = min(_TOGETHER, steps - first)
+            for k in range(together):
+                powers = torch.baddbmm(squares, squares, squares, beta=b, alpha=c)
+                product = torch.baddbmm(product, powers, product, beta=a)
+                if k + 1 < together:  # from either side, as they commute
                     squares = torch.baddbmm(squares, powers, squares, beta=a)
-        found.update((i, square.mm(wide[i])) for i, square in zip(members, product, strict=True))
-    return [found[i] if m.shape[0] <= m.shape[1] else found[i].mT for i, m in enumerate(matrices)]
+                    squares = torch.baddbmm(squares, powers, squares, beta=a)
+            for i, factor in zip(members, product, strict=True):
+                found[i] = factor.mm(found[i])
+    return [m.mT if given.shape[0] > given.shape[1] else m for given, m in zip(matrices, found, strict=True)]
 
 
 def _matrix(p: Tensor) -> Tensor:

@@ -469,10 +469,14 @@ class Session:
         return found.recent if found is not None and found.recent else [0.0]
 
     def _guessed(self, extra: str) -> float:
-        """Seconds that an extra takes at least, where it was never measured: a refresh is followed by an evaluation."""
+        """Seconds that an extra takes, where it was never measured.
+
+        A refresh is some forward passes, each about a third of an update, and an evaluation.
+        """
         match extra:
             case "refresh":
-                return max(self._costs("evaluation"))
+                passes = _REFRESH_BATCHES * (self.run.ledger.update_seconds or 0.0) / 3
+                return passes + max(self._costs("evaluation"))
             case "picture":
                 return self.set_up / 4
         return 0.0
