@@ -63,8 +63,8 @@ class Muon(Optimizer):
         for name, value in {"momentum": momentum, "beta1": betas[0], "beta2": betas[1]}.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is from 0 to below 1, and is {value}")
-        if steps < 1:
-            raise ValueError(f"steps are at least 1, and are {steps}")
+        if not (steps >= 1 and steps == int(steps)):
+            raise ValueError(f"steps are a whole number, at least 1, and are {steps}")
         turned, rest = matrices(model)
         groups: list[dict[str, Any]] = [
             {"params": turned, "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": int(steps)},
