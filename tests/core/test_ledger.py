@@ -284,6 +284,7 @@ def test_an_activity_that_raises_is_charged_and_over():
         (lambda ledger, clock: evaluate(ledger, clock, 5, more=0), 85),
         (lambda ledger, _: ledger.expect("evaluation", 5), 85 - 3.75),
         (lambda ledger, _: ledger.expect("evaluation", 5, more=4), 70 - 3.75),
+        (lambda ledger, _: [ledger.expect("evaluation", s) for s in (4, 5, 2)], 85 - 1.25),  # a third of the doubt of one
         (lambda ledger, clock: [evaluate(ledger, clock, 5, more=m) for m in (2, 1)], 75),  # two alike leave none
         (lambda ledger, clock: [evaluate(ledger, clock, s, more=1) for s in (2, 4)], 80 - 2),  # two unlike, half the worst
         (lambda ledger, clock: evaluate(ledger, clock, 40, more=1), 10 - 10 / 3),  # at most a third of the rest
@@ -746,7 +747,7 @@ def test_what_is_measured_elsewhere_is_expected_beside_what_was_measured_here():
         ledger.expect("checkpoint", seconds)
     activity = ledger.activities["checkpoint"]
     assert (activity.count, activity.seconds, activity.recent) == (1, 2.0, [4.0, 3.0, 3.0])
-    assert ledger.remaining() == {"seconds": 91}
+    assert ledger.remaining() == {"seconds": 93}  # the worst once more, and a third of three quarters of it for doubt
     again = resumed(ledger, [cap("seconds", 100)], clock)
     assert again.activities == ledger.activities
 

@@ -84,7 +84,9 @@ def test_digits():
     assert abs(inputs.mean()) < 0.02
     assert abs(inputs.std() - 1) < 0.02
     assert task.model()(batch.inputs).shape == (64, 10)
-    assert task.evaluate(lambda x: torch.eye(10)[data.validation.labels][: len(x)], data.validation)["accuracy"] == 1.0
+    labels = iter(data.validation.labels.tolist())
+    knows = lambda x: torch.eye(10)[[next(labels) for _ in x]]  # noqa: E731
+    assert task.evaluate(knows, data.validation)["accuracy"] == 1.0
 
 
 def test_the_split_is_a_partition_and_always_the_same():

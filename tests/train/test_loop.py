@@ -249,6 +249,69 @@ def test_slow_evaluations_are_thinned_under_a_time_budget_and_counted(tmp_path):
     assert result["progress"] == 1.0
 
 
+class Parts(tiny_task.Blobs):
+    """Of which a part can be drawn."""
+
+    def subset(self, share, seed):
+        part = tiny_task.Blobs()
+        part.samples = max(1, round(share * self.samples))
+        part.inputs, part.targets = self.inputs[: part.samples], self.targets[: part.samples]
+        return part
+
+
+class DearJudge(tiny_task.Tiny):
+    """Evaluating all 80 samples takes 1 s, where 2.7 s are expected from its updates."""
+
+    slow, times = 0.2, ()
+
+    def evaluate(self, model, data):
+        time.sleep(data.samples / 80)
+        self.times += (data.samples,)
+        return super().evaluate(model, data)
+
+
+class DearInPart(DearJudge):
+    def data(self, root, device):
+        return tiny_task.Data(tiny_task.Blobs(), Parts())
+
+
+def test_where_an_evaluation_is_dear_one_of_a_part_tells_what_it_takes(tmp_path):
+    given = spec("10s", deterministic=False, refresh=False, precision="float32")
+    updates = {}
+    for task in (DearJudge(), DearInPart()):
+        _, rows, result = train(tmp_path / type(task).__name__, given, task)
+        updates[type(task)] = result["spent"]["steps"]
+        assert sum("accuracy" in row for row in rows) == 1
+        assert result["spent"]["seconds"] <= 10
+    parts = [samples for samples in task.times if samples < 80]
+    assert 5 <= len(parts) <= 10
+    assert set(parts) == {1}  # a tenth of a twentieth of the time
+    assert 0 < result["activities"]["evaluation of a part"] < 1
+    assert updates[DearInPart] >= updates[DearJudge] + 5  # two of the seconds that nobody would have used
+
+
+def test_a_part_of_dear_fixed_costs_tells_of_at_most_twice_what_was_guessed(tmp_path):
+    class FixedCosts(DearInPart):
+        def evaluate(self, model, data):
+            time.sleep(0.3)  # a part of 1 in 80 would tell of 24 s
+            return tiny_task.Tiny.evaluate(self, model, data)
+
+    _, _, result = train(tmp_path, spec("20s", deterministic=False, refresh=False, precision="float32"), FixedCosts())
+    assert result["spent"]["steps"] > 20
+    assert result["last_factor"] < 0.2
+
+
+def test_what_a_part_lacks_does_not_end_the_run(tmp_path):
+    class Whole(DearInPart):
+        def evaluate(self, model, data):
+            if data.samples < 80:
+                raise TaskError("no pixel has a class")
+            return super().evaluate(model, data)
+
+    _, _, result = train(tmp_path, spec("8s", deterministic=False, refresh=False, precision="float32"), Whole())
+    assert result["progress"] == 1.0
+
+
 def test_plateau_drops_the_rate(tmp_path):
     what = spec("8ep", "plateau(gamma=0.1, patience=1)", refresh=False)
     folder, _, result = train(tmp_path, what, Scripted([0.5] * 8))

@@ -37,7 +37,10 @@ class Activity:
             free: seconds left for training, of which a third may go to it.
         """
         worst = max(self.recent)
-        doubt = 0.75 * worst if self.count < 2 else min(worst / self.count, 4 * (worst - min(self.recent)))
+        if self.count < 2:  # none was seen, or one: estimates that agree leave a part of the doubt
+            doubt = 0.75 * worst / len(self.recent)
+        else:
+            doubt = min(worst / self.count, 4 * (worst - min(self.recent)))
         self.spare = 0.0 if self.more == 0 else max(0.0, min(doubt, free / 3))
 
     def rate(self, at: float) -> float:

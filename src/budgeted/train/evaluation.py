@@ -47,6 +47,19 @@ class Evaluations:
         self.passed, self.skipped = point, self.skipped + 1
         return False
 
+    def part(self, seconds: float, left: float) -> float:
+        """The share of the samples that may be evaluated at each point to tell what all of them take.
+
+        Args:
+            seconds: that all of them are thought to take.
+            left: seconds of the budget.
+
+        Returns:
+            1 where those before the last may take as long as one of all samples: then that is made instead.
+        """
+        share = _SHARE * left / max(seconds, 1e-6)
+        return share / self.points if share < 1 else 1.0
+
     def took(self, run: Run) -> None:
         """One was made where the run stands: until the next point none is due."""
         self.passed = self._point(run)

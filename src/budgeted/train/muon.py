@@ -60,6 +60,8 @@ class Muon(Optimizer):
         for name, value in {"lr": lr, "weight_decay": weight_decay, "eps": eps}.items():
             if not value >= 0:
                 raise ValueError(f"{name} is at least 0, and is {value}")
+        if not (isinstance(betas, tuple | list) and len(betas) == 2):
+            raise ValueError(f"betas are a pair such as (0.9, 0.99), and are {betas}")
         for name, value in {"momentum": momentum, "beta1": betas[0], "beta2": betas[1]}.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is from 0 to below 1, and is {value}")

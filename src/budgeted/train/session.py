@@ -53,6 +53,7 @@ _LOGGED_ROWS = 500  # over the whole budget
 _LIVE_SECONDS = 0.2  # between rows that are only shown, and between looks at what is asked
 _EXTRA_SHARE = 0.1  # of the seconds left that refreshing and drawing at the end may each take
 _SAVING_SHARE = 0.05  # of the time so far that checkpoints at evaluations may take, where time is the budget
+_GUESSED_AT_WORST = 2.0  # times its guess from an update, that an evaluation is told to take by one of a part
 _REFRESH_BATCHES = 16  # that batch norm's statistics are taken from at the end
 # The shape of a checkpoint, by example; None is anything.
 _SAVED = {
@@ -89,6 +90,19 @@ class Best:
     @classmethod
     def noted(cls, note: checkpoint.Note) -> Best:
         return cls(float(note["value"]), int(note["steps"]), float(note["progress"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the samples that an evaluation takes, whose cost tells that of all of them."""
+
+    samples: Any
+    times: float  # as many samples are all of them
+    guess: float  # seconds that all of them take, told from an update
+
+    def whole(self, seconds: float) -> float:
+        """What all of them take, where these take so long: what it costs beside the samples does not grow with them."""
+        return min(self.times * seconds, _GUESSED_AT_WORST * self.guess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +157,7 @@ class Session:
     threads: Threads | None = None  # where their number may change, and with it the last bits
     lender: Session | None = None  # the run whose model this one shares, as long as both are the same
     lent: tuple[int, Judged] | None = None  # what the evaluation at this update found, for those who share the model
+    part: Part | None = None  # of the samples to evaluate, that tells what all of them take
     shared: int = 0  # updates that another run made for this one too
 
     @classmethod
@@ -239,7 +254,9 @@ class Session:
                 f"last evaluation about {format_seconds(evaluation)}. Give at least {needed}"
             )
         if evaluation:
+            self.part = self._part_to_time(evaluation)
             ledger.expect("evaluation", evaluation)
+            self._time_part()
 
     # Training
 
@@ -334,9 +351,13 @@ class Session:
         if probing is not None and probing.due(self.run):
             self.found = probing.figures(self)
             probing.took(self.run)
+        skipped = self.evaluations.skipped
         if self.evaluations.due(self.run):
             yield self.evaluate()
-        elif self.found or self.row_due():
+            return
+        if self.evaluations.skipped > skipped:
+            self._time_part()
+        if self.found or self.row_due():
             yield self.row()
 
     def after_update(self) -> Iterator[Row]:
@@ -370,6 +391,30 @@ class Session:
             self._draw(more=1)
             self._afford("picture")
         return row
+
+    def _part_to_time(self, guess: float) -> Part | None:
+        """Few enough samples to be evaluated at each point where an evaluation on the way is too dear; else none."""
+        validation, left = self.data.validation, self.run.ledger.seconds_left() or 0.0
+        share = self.evaluations.part(guess, left)
+        if not hasattr(validation, "subset") or share == 1 or share * validation.samples < 1:
+            return None
+        part = validation.subset(share, self.spec.seed)
+        return Part(part, validation.samples / part.samples, guess)
+
+    def _time_part(self) -> None:
+        """Keep time for the last evaluation by what one of a part takes, until a whole one was measured."""
+        ledger, part = self.run.ledger, self.part
+        if part is None or not self.circumstances.team.leads or ledger.activities["evaluation"].count:
+            return
+        began = time.monotonic()
+        try:
+            with ledger.measure("evaluation of a part", 0):
+                self._judge(self.model, part.samples)
+        except Exception:  # a part may lack what the whole has; if it lacks it too, that is said at the end
+            self.part = None
+            return
+        models = 1 if self.averaged is None else 2
+        ledger.expect("evaluation", models * part.whole(time.monotonic() - began))
 
     def finish(self) -> Row:
         """The last evaluation, with batch norm as training left it and refreshed; the better one is the outcome."""
@@ -420,12 +465,13 @@ class Session:
             candidates.append((other[self.task.metric], averaged))
         return figures, candidates
 
-    def _judge(self, model: nn.Module) -> dict[str, float]:
+    def _judge(self, model: nn.Module, samples: Any = None) -> dict[str, float]:
+        """The figures of a model on all samples, or on those given."""
         given = self.circumstances
         with given.signals.at_once, random_state_kept(), evaluation_mode(self.optimizer):
             model.eval()
             with torch.inference_mode(), self.precision.autocast(given.device):
-                found = self.task.evaluate(model, self.data.validation)
+                found = self.task.evaluate(model, self.data.validation if samples is None else samples)
                 figures = {name: float(value) for name, value in found.items()}
         if self.task.metric not in figures:
             raise TaskError(

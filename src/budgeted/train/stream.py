@@ -161,7 +161,9 @@ class Stream:
         every = self._all()
         random = torch.Generator().manual_seed((seed + 1) * 1_000_003 - 2)  # that of no epoch
         places = torch.randperm(len(every), generator=random)[: max(1, round(share * len(every)))]
-        return replace(self, chosen=tuple(every[place] for place in places.tolist()))
+        part = replace(self, chosen=tuple(every[place] for place in places.tolist()))
+        object.__setattr__(part, "skipped", self.skipped)  # of the source: what cannot be read is told once
+        return part
 
     def _all(self) -> Sequence[int]:
         return range(len(self.source)) if self.chosen is None else self.chosen
