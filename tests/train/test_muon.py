@@ -229,7 +229,7 @@ def test_a_network_learns():
         ({"weight_decay": float("nan")}, "weight_decay is at least 0, and is nan"),
         ({"momentum": 1.0}, "momentum is from 0 to below 1, and is 1"),
         ({"betas": (0.9, 1.5)}, "beta2 is from 0 to below 1, and is 1.5"),
-        ({"betas": 0.9}, "betas are a pair such as (0.9, 0.99), and are 0.9"),
+        ({"betas": 0.9}, r"betas are a pair such as \(0\.9, 0\.99\), and are 0\.9"),
         ({"steps": 0}, "steps are a whole number, at least 1, and are 0"),
         ({"steps": 2.5}, r"steps are a whole number, at least 1, and are 2\.5"),
     ],
