@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import budgeted
-from budgeted.train.data import Batch
-from budgeted.train.evaluation import Evaluations, has_batch_norm, with_fresh_statistics
+from budgeted.train.data import Batch, Images
+from budgeted.train.evaluation import Evaluations, Part, has_batch_norm, with_fresh_statistics
 
 
 class Clock:
@@ -174,3 +174,28 @@ def test_dropout_stays_out_of_the_statistics_and_draws_no_random_numbers():
     assert torch.equal(before, torch.get_rng_state())
     torch.testing.assert_close(fresh[1].running_mean, batch.inputs.mean(0))
     assert model.training
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left", "share"),
+    [
+        (1.0, 20.0, 1.0),  # a whole one fits in a twentieth of the time
+        (1.0, 19.0, 0.095),  # ten parts of it take a twentieth
+        (50.0, 100.0, 0.01),
+        (0.0, 0.0, 0.0),
+    ],
+)
+def test_parts_take_together_what_evaluations_on_the_way_may(seconds, left, share):
+    assert Evaluations(10).part(seconds, left) == pytest.approx(share)
+
+
+def test_a_part_tells_of_the_whole_and_there_may_be_none():
+    images = Images(torch.zeros(100, 2, 2, 1, dtype=torch.uint8), torch.arange(100), (0.5,), (0.5,), 10)
+    part = Part.of(images, 0.05, seed=3, guess=4.0)
+    assert part.samples.samples == 5
+    assert torch.equal(part.samples.labels, Part.of(images, 0.05, seed=3, guess=1.0).samples.labels)
+    assert part.whole(0.1) == pytest.approx(2.0)
+    assert part.whole(1.0) == 8.0  # no more than twice what was guessed
+    assert Part.of(images, 0.009, 3, 4.0) is None  # less than a sample
+    assert Part.of(images, 1.0, 3, 4.0) is None
+    assert Part.of([1, 2, 3], 0.5, 3, 4.0) is None  # a user's own, of which none can be drawn

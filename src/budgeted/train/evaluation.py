@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from .attach import Run
 from .data import Batch
 
 _OVER_TIME = 10  # evaluations over a budget in time; where the budget counts, one an epoch
+_GUESSED_AT_WORST = 2.0  # times its guess from an update, that an evaluation is told to take by one of a part
 _SHARE = 0.05  # of the time so far that evaluations before the last may take, where time is the budget
 
 
@@ -77,6 +79,27 @@ class Evaluations:
 
     def _point(self, run: Run) -> int:
         return int(run.progress * self.points + 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some of the samples that an evaluation takes, whose cost tells that of all of them."""
+
+    samples: Any
+    times: float  # as many samples are all of them
+    guess: float  # seconds that all of them take, told from an update
+
+    @classmethod
+    def of(cls, validation: Any, share: float, seed: int, guess: float) -> Part | None:
+        """A random part; None where none can be drawn, or where it would be no sample, or all of them."""
+        if not hasattr(validation, "subset") or not 1 / validation.samples <= share < 1:
+            return None
+        samples = validation.subset(share, seed)
+        return cls(samples, validation.samples / samples.samples, guess)
+
+    def whole(self, seconds: float) -> float:
+        """What all of them take, where these take so long: what it costs beside the samples does not grow with them."""
+        return min(self.times * seconds, _GUESSED_AT_WORST * self.guess)
 
 
 def has_batch_norm(model: nn.Module) -> bool:

@@ -31,7 +31,7 @@ from . import checkpoint
 from .attach import Run, attach
 from .averaging import Averaged, read_average
 from .data import Batch
-from .evaluation import Evaluations, has_batch_norm, with_fresh_statistics
+from .evaluation import Evaluations, Part, has_batch_norm, with_fresh_statistics
 from .gradients import Norms, norm
 from .losses import Losses
 from .precision import Choice, Precision, fastest, named, whole_batch
@@ -53,7 +53,6 @@ _LOGGED_ROWS = 500  # over the whole budget
 _LIVE_SECONDS = 0.2  # between rows that are only shown, and between looks at what is asked
 _EXTRA_SHARE = 0.1  # of the seconds left that refreshing and drawing at the end may each take
 _SAVING_SHARE = 0.05  # of the time so far that checkpoints at evaluations may take, where time is the budget
-_GUESSED_AT_WORST = 2.0  # times its guess from an update, that an evaluation is told to take by one of a part
 _REFRESH_BATCHES = 16  # that batch norm's statistics are taken from at the end
 # The shape of a checkpoint, by example; None is anything.
 _SAVED = {
@@ -90,19 +89,6 @@ class Best:
     @classmethod
     def noted(cls, note: checkpoint.Note) -> Best:
         return cls(float(note["value"]), int(note["steps"]), float(note["progress"]))
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Some of the samples that an evaluation takes, whose cost tells that of all of them."""
-
-    samples: Any
-    times: float  # as many samples are all of them
-    guess: float  # seconds that all of them take, told from an update
-
-    def whole(self, seconds: float) -> float:
-        """What all of them take, where these take so long: what it costs beside the samples does not grow with them."""
-        return min(self.times * seconds, _GUESSED_AT_WORST * self.guess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +240,8 @@ class Session:
                 f"last evaluation about {format_seconds(evaluation)}. Give at least {needed}"
             )
         if evaluation:
-            self.part = self._part_to_time(evaluation)
+            share = self.evaluations.part(evaluation, left or 0.0)
+            self.part = Part.of(self.data.validation, share, self.spec.seed, evaluation)
             ledger.expect("evaluation", evaluation)
             self._time_part()
 
@@ -391,15 +378,6 @@ class Session:
             self._draw(more=1)
             self._afford("picture")
         return row
-
-    def _part_to_time(self, guess: float) -> Part | None:
-        """Few enough samples to be evaluated at each point where an evaluation on the way is too dear; else none."""
-        validation, left = self.data.validation, self.run.ledger.seconds_left() or 0.0
-        share = self.evaluations.part(guess, left)
-        if not hasattr(validation, "subset") or share == 1 or share * validation.samples < 1:
-            return None
-        part = validation.subset(share, self.spec.seed)
-        return Part(part, validation.samples / part.samples, guess)
 
     def _time_part(self) -> None:
         """Keep time for the last evaluation by what one of a part takes, until a whole one was measured."""
