@@ -190,7 +190,7 @@ class Problem:
         return DataLoader(Epochs(self.data.train, self.seed, form), batch_size=None)
 
     def validation(self) -> DataLoader:
-        return DataLoader([tuple(batch) for batch in self.data.validation.in_order(500)], batch_size=None)
+        return DataLoader([tuple(batch) for batch in self.data.validation.in_order()], batch_size=None)
 
     def accuracy(self, model: nn.Module) -> float:
         model.eval()

@@ -70,6 +70,11 @@ def test_inputs_are_normalised_by_the_formula():
     assert (batch.inputs - expected).abs().max() < 1e-5
 
 
+def test_in_order_has_a_size_of_its_own():
+    many = Images(torch.zeros(300, 2, 2, 1, dtype=torch.uint8), torch.arange(300), (0.5,), (0.5,), 10)
+    assert [len(batch.targets) for batch in many.in_order()] == [128, 128, 44]
+
+
 def test_in_order_is_in_order_and_as_it_is():
     data = images()
     batches = list(data.in_order(20))

@@ -163,6 +163,17 @@ def test_damaged_samples_are_left_out_of_an_evaluation():
     assert found == [*range(17), *range(19, 200)]
 
 
+def test_what_a_part_could_not_read_is_not_told_again():
+    data = stream(200, 10, damaged=[17])
+    part = data.subset(1.0, seed=0)
+    with pytest.warns(BudgetWarning, match="skipped"):
+        assert 17 not in flat(numbers(part.in_order()))
+    assert list(data.skipped.why) == [17]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 17 not in flat(numbers(data.in_order()))
+
+
 def test_more_damage_than_the_limit_stops_the_run():
     with (
         pytest.warns(BudgetWarning),

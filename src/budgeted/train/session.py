@@ -384,7 +384,6 @@ class Session:
         ledger, part = self.run.ledger, self.part
         if part is None or not self.circumstances.team.leads or ledger.activities["evaluation"].count:
             return
-        began = time.monotonic()
         try:
             with ledger.measure("evaluation of a part", 0):
                 self._judge(self.model, part.samples)
@@ -392,7 +391,7 @@ class Session:
             self.part = None
             return
         models = 1 if self.averaged is None else 2
-        ledger.expect("evaluation", models * part.whole(time.monotonic() - began))
+        ledger.expect("evaluation", models * part.whole(self._costs("evaluation of a part")[-1]))
 
     def finish(self) -> Row:
         """The last evaluation, with batch norm as training left it and refreshed; the better one is the outcome."""
