@@ -189,6 +189,24 @@ def test_parts_take_together_what_evaluations_on_the_way_may(seconds, left, shar
     assert Evaluations(10).part(seconds, left) == pytest.approx(share)
 
 
+def test_parts_and_whole_ones_take_a_twentieth_of_the_time_together():
+    def due(parts: float) -> bool:
+        clock, parameter = Clock(), nn.Parameter(torch.ones(1))
+        parameter.grad = torch.ones(1)
+        optimizer = torch.optim.SGD([parameter], lr=0.1)
+        run = budgeted.attach(optimizer, "100s", clock=clock, wall=clock)
+        run.ledger.expect("evaluation", 2.0)
+        with run.measure("evaluation of a part", 0):
+            clock.now += parts
+        while run.ledger.seconds < 60.0:
+            clock.now += 0.1
+            optimizer.step()
+        return Evaluations.of(run, 10, None).due(run)
+
+    assert due(0.9)  # and 2 are less than 3 of 60
+    assert not due(1.1)
+
+
 def test_a_part_tells_of_the_whole_and_there_may_be_none():
     images = Images(torch.zeros(100, 2, 2, 1, dtype=torch.uint8), torch.arange(100), (0.5,), (0.5,), 10)
     part = Part.of(images, 0.05, seed=3, guess=4.0)

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .attach import Run
 from .data import Batch
 
+PART = "evaluation of a part"  # the activity that tells what a whole one takes
 _OVER_TIME = 10  # evaluations over a budget in time; where the budget counts, one an epoch
 _GUESSED_AT_WORST = 2.0  # times its guess from an update, that an evaluation is told to take by one of a part
 _SHARE = 0.05  # of the time so far that evaluations before the last may take, where time is the budget
@@ -44,7 +45,9 @@ class Evaluations:
         evaluation = run.ledger.activities.get("evaluation")
         if evaluation is None or not run.ledger.timed:
             return True
-        if evaluation.seconds + max(evaluation.recent) <= _SHARE * run.ledger.seconds:
+        parts = run.ledger.activities.get(PART)
+        spent = evaluation.seconds + (parts.seconds if parts is not None else 0.0)
+        if spent + max(evaluation.recent) <= _SHARE * run.ledger.seconds:
             return True
         self.passed, self.skipped = point, self.skipped + 1
         return False

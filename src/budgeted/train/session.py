@@ -31,7 +31,7 @@ from . import checkpoint
 from .attach import Run, attach
 from .averaging import Averaged, read_average
 from .data import Batch
-from .evaluation import Evaluations, Part, has_batch_norm, with_fresh_statistics
+from .evaluation import PART, Evaluations, Part, has_batch_norm, with_fresh_statistics
 from .gradients import Norms, norm
 from .losses import Losses
 from .precision import Choice, Precision, fastest, named, whole_batch
@@ -385,13 +385,13 @@ class Session:
         if part is None or not self.circumstances.team.leads or ledger.activities["evaluation"].count:
             return
         try:
-            with ledger.measure("evaluation of a part", 0):
+            with ledger.measure(PART, 0):
                 self._judge(self.model, part.samples)
         except Exception:  # a part may lack what the whole has; if it lacks it too, that is said at the end
             self.part = None
             return
         models = 1 if self.averaged is None else 2
-        ledger.expect("evaluation", models * part.whole(self._costs("evaluation of a part")[-1]))
+        ledger.expect("evaluation", models * part.whole(self._costs(PART)[-1]))
 
     def finish(self) -> Row:
         """The last evaluation, with batch norm as training left it and refreshed; the better one is the outcome."""
