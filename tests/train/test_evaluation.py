@@ -179,8 +179,10 @@ def test_dropout_stays_out_of_the_statistics_and_draws_no_random_numbers():
 @pytest.mark.parametrize(
     ("seconds", "left", "share"),
     [
-        (1.0, 20.0, 1.0),  # a whole one fits in a twentieth of the time
-        (1.0, 19.0, 0.095),  # ten parts of it take a twentieth
+        (1.0, 60.0, 1.0),  # three whole ones fit in a twentieth of the time
+        (1.0, 59.0, 0.02),  # ten parts of it take a fifth of one
+        (1.0, 4.0, 0.02),
+        (1.0, 3.0, 0.015),  # and a twentieth of the time at most
         (50.0, 100.0, 0.01),
         (0.0, 0.0, 0.0),
     ],

@@ -19,6 +19,8 @@ PART = "evaluation of a part"  # the activity that tells what a whole one takes
 _OVER_TIME = 10  # evaluations over a budget in time; where the budget counts, one an epoch
 _GUESSED_AT_WORST = 2.0  # times its guess from an update, that an evaluation is told to take by one of a part
 _SHARE = 0.05  # of the time so far that evaluations before the last may take, where time is the budget
+_PARTS = 0.2  # of one of all samples, that those of a part may take together
+_ENOUGH = 3  # evaluations before the last, after which little doubt is left what that takes
 
 
 @dataclass(slots=True)
@@ -60,10 +62,10 @@ class Evaluations:
             left: seconds of the budget.
 
         Returns:
-            1 where those before the last may take as long as one of all samples: then that is made instead.
+            1 where there is time for so many of all samples on the way that these tell it.
         """
-        share = _SHARE * left / max(seconds, 1e-6)
-        return share / self.points if share < 1 else 1.0
+        whole = _SHARE * left / max(seconds, 1e-6)  # the first of them comes when all its time was passed
+        return min(whole, _PARTS) / self.points if whole < _ENOUGH else 1.0
 
     def took(self, run: Run) -> None:
         """One was made where the run stands: until the next point none is due."""

@@ -344,6 +344,7 @@ class Session:
             return
         if self.evaluations.skipped > skipped:
             self._time_part()
+            self._try_picture()
         if self.found or self.row_due():
             yield self.row()
 
@@ -374,15 +375,21 @@ class Session:
         self._keep_best(candidates)
         if (first and self.circumstances.keep == "all") or self._saving_is_cheap():
             self.save()
-        if first and self.circumstances.picture is not None and self._may_try("picture"):
-            self._draw(more=1)
-            self._afford("picture")
+        self._try_picture()
         return row
 
+    def _try_picture(self) -> None:
+        """Find out what drawing costs, once and where there is time, so that the one at the end is kept time for."""
+        if self.circumstances.picture is None or "picture" in self.run.ledger.activities:
+            return
+        if "picture" not in self.left_out and self._may_try("picture"):
+            self._draw(more=1)
+            self._afford("picture")
+
     def _time_part(self) -> None:
-        """Keep time for the last evaluation by what one of a part takes, until a whole one was measured."""
+        """Keep time for the last evaluation by what one of a part takes, until whole ones were measured."""
         ledger, part = self.run.ledger, self.part
-        if part is None or not self.circumstances.team.leads or ledger.activities["evaluation"].count:
+        if part is None or not self.circumstances.team.leads or ledger.activities["evaluation"].count > 1:
             return
         try:
             with ledger.measure(PART, 0):
