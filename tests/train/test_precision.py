@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 import time
 
@@ -127,6 +128,7 @@ def test_the_seconds_of_a_whole_batch_are_of_what_was_chosen(monkeypatch):
 
 @pytest.mark.parametrize("convolutional", [True, False])
 def test_the_fastest_is_chosen_and_bf16_only_where_it_is_worthwhile(monkeypatch, convolutional):
+    monkeypatch.setattr("budgeted.train.precision._HOPELESS", math.inf)
     model = network() if convolutional else nn.Linear(4, 4)
     costs = {"float32": 3.0, "float32-channels-last": 2.0, "bf16": 1.0, "bf16-channels-last": 1.0}
 
@@ -140,7 +142,9 @@ def test_the_fastest_is_chosen_and_bf16_only_where_it_is_worthwhile(monkeypatch,
     assert choice({"float32": 1.05, "float32-channels-last": 1.08}) == "float32"
 
 
-def test_a_model_that_bf16_cannot_compute_is_trained_in_float32():
+def test_a_model_that_bf16_cannot_compute_is_trained_in_float32(monkeypatch):
+    monkeypatch.setattr("budgeted.train.precision._HOPELESS", math.inf)
+
     class Exact(nn.Module):
         def __init__(self):
             super().__init__()
@@ -189,10 +193,25 @@ def test_a_rival_that_is_far_slower_is_given_up_in_its_first_forward_pass(monkey
             time.sleep(0.5)
         return loss(model, given)
 
+    monkeypatch.setattr("budgeted.train.precision._HOPELESS", math.inf)
     monkeypatch.setattr("budgeted.train.precision._PATIENCE", 2.0)
     choice = fastest(network(), batch(), slow_in_bf16, CPU)
     assert passes == ["bf16"]
     assert "bf16-channels-last" not in choice.seconds
+    assert choice.precision.dtype == torch.float32
+
+
+def test_where_a_product_in_bf16_is_hopeless_no_pass_of_the_model_is_tried(monkeypatch):
+    tried = []
+
+    def note(model, given):
+        tried.append(torch.is_autocast_enabled("cpu"))
+        return loss(model, given)
+
+    monkeypatch.setattr("budgeted.train.precision._HOPELESS", 0.0)
+    choice = fastest(network(), batch(), note, CPU)
+    assert tried
+    assert not any(tried)
     assert choice.precision.dtype == torch.float32
 
 

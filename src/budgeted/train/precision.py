@@ -23,6 +23,7 @@ _WORTHWHILE = 1.1  # a speed-up below this is not worth other numerics
 _PATIENCE = 2.0  # times the best whole pass that a forward pass may take before its rival is given up
 _SPREAD = 1.15  # and one below this not worth all threads
 _LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions: images, videos
+_HOPELESS = 4.0  # times as long as in float32, that a product in bf16 may take for bf16 to be tried at all
 _BRIEF = 0.2  # seconds of a pass over a whole batch, up to which it is measured whole
 
 
@@ -92,13 +93,15 @@ def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], T
     """Measure one thread against all, and with the better number the precisions.
 
     A quarter of the batch has to do where a whole one would take long. bf16 must win by a tenth, since it changes the
-    numbers. On a CPU all threads must win by a sixth: others may have a use for the cores. How many are used may change on
+    numbers; a processor without units for it may take minutes for one pass, so a small product is timed before. On a CPU all threads must win by a sixth: others may have a use for the cores. How many are used may change on
     the way; see `threads`. One thread is first, since a busy neighbour slows it little and all of them manyfold, and
     each rival is given up where it is far behind.
     The model is copied and the random state kept, so that neither is touched.
     """
     convolutional = any(isinstance(module, nn.Conv2d | nn.Conv3d) for module in model.modules())
     exact, *others = [p for p in PRECISIONS.values() if p.channels_last == convolutional or p.name == "float32"]
+    if device.type == "cpu" and _emulates_bf16():
+        others = [p for p in others if p.dtype == torch.float32]
     few, trials, most = _quarter(batch), 2, torch.get_num_threads()
     free = device.type == "cpu" and threads_are_free(most)
 
@@ -158,6 +161,20 @@ def _extrapolated(seconds: float, few: Batch, batch: Batch) -> tuple[float, int]
 def _quarter(batch: Batch) -> Batch:
     few = max(2, -(-len(batch.targets) // 4))  # batch norm needs two
     return Batch(batch.inputs[:few], batch.targets[:few])
+
+
+def _emulates_bf16() -> bool:
+    """Whether products in bf16 are so slow that nothing made of them can be fast."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        square, best = torch.ones(256, 256, dtype=dtype), math.inf
+        for _ in range(3):
+            began = time.perf_counter()
+            square @ square
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    return seconds(torch.bfloat16) > _HOPELESS * seconds(torch.float32)
 
 
 def _time(
