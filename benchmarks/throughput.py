@@ -10,8 +10,8 @@ in random order. Measured is the time between two optimizer steps, some updates 
 logging and what a trainer does between updates count. The naive loop is what is written first: float32, the default memory
 format, a DataLoader over PIL images with torchvision's transforms. The plain and the tuned loop and the trainers are given
 `budgeted`'s own batched augmentation, so that trainers are compared, not data sets; the tuned loop has channels_last weights,
-the fused optimizer and never waits for the loss; the compiled one has its model from torch.compile too, whose first round takes
-a minute or so. Trainers have logging, checkpoints and progress bars turned off.
+the fused optimizer and never waits for the loss; the compiled one, which takes part where `--only` names it, has its model
+from torch.compile too, whose first round takes a minute or so. Trainers have logging, checkpoints and progress bars turned off.
 
 The share of the ceiling is the arithmetic of the updates (by PyTorch's counter) over that of a large float32 matrix product.
 """
@@ -295,6 +295,8 @@ def main() -> None:
     given = parser.parse_args()
     images = given.task.startswith("cifar10")
     names = chosen(parser, given.only, [name for name in CONTENDERS if images or name != "naive loop"])
+    if given.only is None:
+        names.remove("compiled loop")
     if images and "BUDGETED_DATA" not in os.environ:
         parser.error(f"{given.task} is read from the folder that BUDGETED_DATA names, and it names none")
     warnings.filterwarnings("ignore")
