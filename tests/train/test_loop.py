@@ -310,6 +310,20 @@ def test_where_few_evaluations_fit_parts_are_timed_until_two_whole_ones_were(tmp
     assert all(samples == 80 for samples in task.times[whole[min(1, len(whole) - 1)] :])
 
 
+def test_a_resumed_run_times_a_part_again(tmp_path, monkeypatch):
+    what = spec("8s", deterministic=False, refresh=False, precision="float32")
+    folder, before, after = RunFolder.create(tmp_path, what), DearInPart(), DearInPart()
+    with monkeypatch.context() as patched:
+        stop_after(patched, 5)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            run_all(folder, what, before)
+    run_all(folder, what, after)
+    assert before.times[0] == after.times[0] == 1
+    assert after.times[-1] == 80
+    run_all(folder, what, over := DearInPart())
+    assert over.times == ()
+
+
 def test_a_part_of_dear_fixed_costs_tells_of_at_most_twice_what_was_guessed(tmp_path):
     class FixedCosts(DearInPart):
         def evaluate(self, model, data):

@@ -52,6 +52,7 @@ Result = dict[str, Any]
 _LOGGED_ROWS = 500  # over the whole budget
 _LIVE_SECONDS = 0.2  # between rows that are only shown, and between looks at what is asked
 _EXTRA_SHARE = 0.1  # of the seconds left that refreshing and drawing at the end may each take
+_PICTURE_SHARE = 0.01  # and that a picture may be thought to take, where no evaluation on the way gives it anything to show
 _SAVING_SHARE = 0.05  # of the time so far that checkpoints at evaluations may take, where time is the budget
 _REFRESH_BATCHES = 16  # that batch norm's statistics are taken from at the end
 # The shape of a checkpoint, by example; None is anything.
@@ -213,6 +214,9 @@ class Session:
             session._require_time(choice)
         else:
             session._restore(saved, lost)
+            if run.ledger.timed and not run.done and (evaluation := max(session._costs("evaluation"))):
+                session._draw_part(evaluation, run.ledger.seconds_left() or 0.0)
+                session._time_part()  # this machine may be another one
         if given.change is not None and team.leads:
             session._record_budget()
         session.set_up = time.monotonic() - given.began
@@ -240,10 +244,13 @@ class Session:
                 f"last evaluation about {format_seconds(evaluation)}. Give at least {needed}"
             )
         if evaluation:
-            share = self.evaluations.part(evaluation, left or 0.0)
-            self.part = Part.of(self.data.validation, share, self.spec.seed, evaluation)
+            self._draw_part(evaluation, left or 0.0)
             ledger.expect("evaluation", evaluation)
             self._time_part()
+
+    def _draw_part(self, evaluation: float, left: float) -> None:
+        share = self.evaluations.part(evaluation, left)
+        self.part = Part.of(self.data.validation, share, self.spec.seed, evaluation)
 
     # Training
 
@@ -344,7 +351,8 @@ class Session:
             return
         if self.evaluations.skipped > skipped:
             self._time_part()
-            self._try_picture()
+            if self._guessed("picture") <= _PICTURE_SHARE * (self.run.ledger.seconds_left() or 0.0):
+                self._try_picture()
         if self.found or self.row_due():
             yield self.row()
 
@@ -501,14 +509,15 @@ class Session:
     def _guessed(self, extra: str) -> float:
         """Seconds that an extra takes, where it was never measured.
 
-        A refresh is some forward passes, each about a third of an update, and an evaluation.
+        A refresh is some forward passes, each about a third of an update, and an evaluation; a picture is an import
+        more, of a tenth of those at the start and less.
         """
         match extra:
             case "refresh":
                 passes = _REFRESH_BATCHES * (self.run.ledger.update_seconds or 0.0) / 3
                 return passes + max(self._costs("evaluation"))
             case "picture":
-                return self.set_up / 4
+                return self.set_up / 8
         return 0.0
 
     def _may_try(self, extra: str) -> bool:
