@@ -52,7 +52,7 @@ Result = dict[str, Any]
 _LOGGED_ROWS = 500  # over the whole budget
 _LIVE_SECONDS = 0.2  # between rows that are only shown, and between looks at what is asked
 _EXTRA_SHARE = 0.1  # of the seconds left that refreshing and drawing at the end may each take
-_PICTURE_SHARE = 0.01  # and that a picture may be thought to take, where no evaluation on the way gives it anything to show
+_PICTURE_SHARE = 0.01  # and that a picture may be thought to take, where no evaluation on the way was made
 _SAVING_SHARE = 0.05  # of the time so far that checkpoints at evaluations may take, where time is the budget
 _REFRESH_BATCHES = 16  # that batch norm's statistics are taken from at the end
 # The shape of a checkpoint, by example; None is anything.
