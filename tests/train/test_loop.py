@@ -275,13 +275,16 @@ class DearInPart(DearJudge):
         return tiny_task.Data(tiny_task.Blobs(), Parts())
 
 
-def test_where_an_evaluation_is_dear_one_of_a_part_tells_what_it_takes(tmp_path):
+def test_where_an_evaluation_is_dear_one_of_a_part_tells_what_it_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(Session, "_guessed", lambda *_: 0.0)  # how slow the process began is not the question
     given = spec("10s", deterministic=False, refresh=False, precision="float32")
     updates = {}
     for task in (DearJudge(), DearInPart()):
         drawn = []
-        _, rows, result = train(tmp_path / type(task).__name__, given, task, picture=drawn.append)
-        assert len(drawn) == 2  # the first at a point that was skipped
+        _, rows, result = train(
+            tmp_path / type(task).__name__, given, task, picture=lambda _, d=drawn, t=task: d.append(len(t.times))
+        )
+        assert drawn[0] < len(task.times)  # before the last evaluation, at a point that was skipped
         updates[type(task)] = result["spent"]["steps"]
         assert sum("accuracy" in row for row in rows) == 1
         assert result["spent"]["seconds"] <= 10
