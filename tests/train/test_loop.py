@@ -314,16 +314,20 @@ def test_where_few_evaluations_fit_parts_are_timed_until_two_whole_ones_were(tmp
 
 
 def test_a_resumed_run_times_a_part_again(tmp_path, monkeypatch):
-    what = spec("8s", deterministic=False, refresh=False, precision="float32")
-    folder, before, after = RunFolder.create(tmp_path, what), DearInPart(), DearInPart()
+    class Dear(DearInPart):
+        slow = 0.1  # 1.3 s are expected: there is time for parts of more than a sample
+
+    what = spec("12s", deterministic=False, refresh=False, precision="float32")
+    folder, before, after = RunFolder.create(tmp_path, what), Dear(), Dear()
     with monkeypatch.context() as patched:
         stop_after(patched, 5)
         with pytest.raises(Interrupted, match="SIGTERM"):
             run_all(folder, what, before)
     run_all(folder, what, after)
-    assert before.times[0] == after.times[0] == 1
+    assert before.times[0] < 80
+    assert after.times[0] < 80
     assert after.times[-1] == 80
-    run_all(folder, what, over := DearInPart())
+    run_all(folder, what, over := Dear())
     assert over.times == ()
 
 
