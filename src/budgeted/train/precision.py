@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 import time
@@ -93,14 +94,15 @@ def fastest(model: nn.Module, batch: Batch, loss: Callable[[nn.Module, Batch], T
     """Measure one thread against all, and with the better number the precisions.
 
     A quarter of the batch has to do where a whole one would take long. bf16 must win by a tenth, since it changes the
-    numbers; a processor without units for it may take minutes for one pass, so a small product is timed before. On a CPU all threads must win by a sixth: others may have a use for the cores. How many are used may change on
-    the way; see `threads`. One thread is first, since a busy neighbour slows it little and all of them manyfold, and
+    numbers; a processor without units for it may take minutes for one pass, so a small product is timed before. On a CPU
+    all threads must win by a sixth: others may have a use for the cores. How many are used may change on the way; see
+    `threads`. One thread is first, since a busy neighbour slows it little and all of them manyfold, and
     each rival is given up where it is far behind.
     The model is copied and the random state kept, so that neither is touched.
     """
     convolutional = any(isinstance(module, nn.Conv2d | nn.Conv3d) for module in model.modules())
     exact, *others = [p for p in PRECISIONS.values() if p.channels_last == convolutional or p.name == "float32"]
-    if device.type == "cpu" and _emulates_bf16():
+    if device.type == "cpu" and _bf16_over_float32() > _HOPELESS:
         others = [p for p in others if p.dtype == torch.float32]
     few, trials, most = _quarter(batch), 2, torch.get_num_threads()
     free = device.type == "cpu" and threads_are_free(most)
@@ -163,8 +165,9 @@ def _quarter(batch: Batch) -> Batch:
     return Batch(batch.inputs[:few], batch.targets[:few])
 
 
-def _emulates_bf16() -> bool:
-    """Whether products in bf16 are so slow that nothing made of them can be fast."""
+@functools.cache  # a study's worker asks for each of its runs
+def _bf16_over_float32() -> float:
+    """Times as long as in float32 that a small matrix product takes in bf16, on a CPU."""
 
     def seconds(dtype: torch.dtype) -> float:
         square, best = torch.ones(256, 256, dtype=dtype), math.inf
@@ -174,7 +177,7 @@ def _emulates_bf16() -> bool:
             best = min(best, time.perf_counter() - began)
         return best
 
-    return seconds(torch.bfloat16) > _HOPELESS * seconds(torch.float32)
+    return seconds(torch.bfloat16) / seconds(torch.float32)
 
 
 def _time(

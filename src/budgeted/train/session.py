@@ -215,8 +215,7 @@ class Session:
         else:
             session._restore(saved, lost)
             if run.ledger.timed and not run.done and (evaluation := max(session._costs("evaluation"))):
-                session._draw_part(evaluation, run.ledger.seconds_left() or 0.0)
-                session._time_part()  # this machine may be another one
+                session._begin_parts(evaluation, run.ledger.seconds_left() or 0.0)  # this machine may be another one
         if given.change is not None and team.leads:
             session._record_budget()
         session.set_up = time.monotonic() - given.began
@@ -244,13 +243,14 @@ class Session:
                 f"last evaluation about {format_seconds(evaluation)}. Give at least {needed}"
             )
         if evaluation:
-            self._draw_part(evaluation, left or 0.0)
             ledger.expect("evaluation", evaluation)
-            self._time_part()
+            self._begin_parts(evaluation, left or 0.0)
 
-    def _draw_part(self, evaluation: float, left: float) -> None:
+    def _begin_parts(self, evaluation: float, left: float) -> None:
+        """Choose the samples whose cost tells that of an evaluation, where any are to tell it, and time them."""
         share = self.evaluations.part(evaluation, left)
         self.part = Part.of(self.data.validation, share, self.spec.seed, evaluation)
+        self._time_part()
 
     # Training
 
@@ -388,9 +388,9 @@ class Session:
 
     def _try_picture(self) -> None:
         """Find out what drawing costs, once and where there is time, so that the one at the end is kept time for."""
-        if self.circumstances.picture is None or "picture" in self.run.ledger.activities:
+        if self.circumstances.picture is None or "picture" in (*self.run.ledger.activities, *self.left_out):
             return
-        if "picture" not in self.left_out and self._may_try("picture"):
+        if self._may_try("picture"):
             self._draw(more=1)
             self._afford("picture")
 
