@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from budgeted.core.budget import Amount, Cap
@@ -516,6 +516,47 @@ def test_the_lead_may_change():
     assert 99 <= clock.passed <= 100
     assert 1 - seen[-1] < 0.01
     assert ledger.ended_by.resource == "seconds"
+
+
+@given(
+    st.integers(2, 900),
+    st.sampled_from([0.1, 0.9, 1.0, 1.1, 3.0]),
+    st.lists(
+        st.tuples(st.sampled_from([0.02, 0.5, 0.9, 1.0, 1.1, 1.9, 30.0]), st.integers(1, 200)), min_size=1, max_size=8
+    ),
+    st.sampled_from([0, 0, 50]),
+    st.sampled_from([0, 0, 37]),
+    st.booleans(),
+)
+@example(500, 1.1, [(0.9, 100), (1.9, 100)], 0, 0, False)  # steps decide until updates become slower
+@example(500, 0.9, [(1.0, 100), (0.5, 100)], 0, 0, False)  # seconds, until they become faster
+def test_what_decides_for_now_decides_as_if_all_limits_were_asked(
+    steps, seconds_a_step, paces, evaluations, skips, killed
+):
+    """Of steps and seconds one is asked for a while; beside a third limit, which nothing spends, all are, each time."""
+    clock = Clock()
+    two = [cap("steps", steps), cap("seconds", seconds_a_step * steps)]
+    caps = (two, [*two, cap("flops", 1e30)])
+    ledgers = [Ledger(some, clock=clock) for some in caps]
+    costs = itertools.cycle([pace * (1 + k % 7 / 50) for pace, times in paces for k in range(times)])
+    for k, cost in enumerate(costs):
+        clock.wait(cost)
+        for ledger in ledgers:
+            ledger.update()
+        first, second = (ledger.done for ledger in ledgers)
+        assert first == second
+        assert ledgers[0].progress == pytest.approx(ledgers[1].progress, rel=1e-9, abs=1e-12)
+        if first:
+            break
+        if evaluations and k % evaluations == 1:
+            with ledgers[0].measure("evaluation"), ledgers[1].measure("evaluation"):
+                clock.wait(2.0)
+        if skips and k % skips == 1:
+            for ledger in ledgers:
+                ledger.skipped(1)
+        if killed and k == 100:
+            ledgers = [resumed(*pair, clock) for pair in zip(ledgers, caps, strict=True)]
+    assert ledgers[0].ended_by.resource == ledgers[1].ended_by.resource
 
 
 # Warm-up of absolute length

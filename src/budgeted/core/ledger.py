@@ -33,7 +33,9 @@ _FLOWING = JOULES  # this resource and the next are spent between updates too
 
 _RECENT = 32  # updates whose durations say what an update costs
 _STALL = 2.0  # an update that took so many times the longest recent one was held up by something else
+_REVIEW = 0.005  # seconds between two reviews, at least: one takes as long as ten updates of the ledger
 _READING = 0.05  # seconds between two looks at the counter of energy
+_ROUNDING = 1e-9  # by what share two limits must differ for one of them to decide for sure
 
 
 def _index(cap: Cap) -> int:
@@ -119,8 +121,8 @@ class Ledger:
     """
 
     __slots__ = (
-        "_clock", "_course", "_first", "_held", "_last", "_line", "_longest_normal", "_measuring", "_meter",
-        "_meter_origin", "_next_look", "_next_reading", "_only", "_origin", "_recent", "_reserve", "_set_up",
+        "_clock", "_course", "_first", "_held", "_last", "_least", "_line", "_longest_normal", "_measuring", "_meter",
+        "_meter_origin", "_most", "_next_look", "_next_reading", "_only", "_origin", "_recent", "_reserve", "_set_up",
         "_spent", "_stalls", "_stop_at", "_timed", "_wall", "_warmup", "activities", "ended_by", "interrupted",
         "progress", "warmup_progress", "within_warmup",
     )  # fmt: skip
@@ -150,6 +152,8 @@ class Ledger:
         self._course, self._warmup = _Course(caps), _Course(warmup) if warmup else None
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._longest_normal = 0.0  # an update longer than this is looked at: it may be a stall
+        self._only: _Track | None = None  # the limit that alone decides, while no update is
+        self._least, self._most = -math.inf, 0.0  # shorter or longer than these
         self._first: float | None = None  # seconds of this process's first update, start-up included
         self._next_look = 0.0
         self._stop_at = math.inf  # on the clock, the moment at which a limit in seconds ends training
@@ -272,15 +276,13 @@ class Ledger:
             now = self._clock()
             duration = now - self._last
             self._last = now
-            if duration > self._longest_normal:
-                self._settle(duration)
-            else:
+            if self._least <= duration <= self._most:
                 self._recent.append(duration)
-            if self._meter is not None and now >= self._next_reading:
-                self._read_meter()
+            else:
+                self._reconsider(duration)
             if now >= self._next_look:
                 self._look()
-            if self._line is not None:  # seconds alone: the closed form as a straight line over the clock
+            if self._line is not None:  # seconds decide: the closed form as a straight line over the clock
                 a, b = self._line
                 p = a + b * now
                 if p > self.progress:  # a line drawn anew may lie lower by a rounding
@@ -297,9 +299,22 @@ class Ledger:
         if x >= track.stop:
             self._end()
 
+    def _reconsider(self, duration: float) -> None:
+        """An update that took longer than usual, or after which it is open again which limit decides."""
+        if len(self._course.tracks) > 1:
+            self._spent[STEPS] -= 1.0
+            self._depose(self._last - duration)
+            self._spent[STEPS] += 1.0
+        if duration > self._longest_normal:
+            self._settle(duration)
+        else:
+            self._recent.append(duration)
+
     def _look(self) -> None:
-        """The stop, for seconds alone, and a review where one is due, from where this update has led."""
-        if self._line is None:
+        """A review, from where this update has led; and the stop, where seconds decide."""
+        if self._meter is not None and self._last >= self._next_reading:
+            self._read_meter()
+        if self._line is None or len(self._course.tracks) > 1:
             self._advance()
         else:
             self._spent[SECONDS] = self._last - self._origin
@@ -337,6 +352,7 @@ class Ledger:
 
     def skipped(self, updates: int) -> None:
         """Take back updates that mixed precision turned out to have skipped; progress waits for them."""
+        self._depose(self._last)
         self._spent[STEPS] -= updates
 
     @contextmanager
@@ -445,8 +461,7 @@ class Ledger:
     def _plan(self) -> None:
         """Anchor progress here, with what remains for training now."""
         self._timed = any(t.index >= _FLOWING for c in (self._course, self._warmup) if c for t in c.tracks)
-        alone = len(self._course.tracks) == 1 and self._warmup is None and self.ended_by is None
-        self._only = self._course.tracks[0] if alone else None
+        self._depose(self._last)
         self._spent[SECONDS] = self._last - self._origin
         for track in self._warmup.tracks if self._warmup else ():
             if track.index >= _FLOWING or track.r0 == math.inf:
@@ -467,7 +482,9 @@ class Ledger:
         # The next update must fit in what remains, also when it is one of the slower ones.
         next_update = recent[(3 * len(recent)) // 4] if recent else 0.0
         self._longest_normal = _STALL * recent[-1] if recent else 0.0
-        self._next_look = self._last + (2.0 * _RECENT * next_update if len(recent) == _RECENT else 0.0)
+        self._next_look = self._last
+        if len(recent) == _RECENT:  # else the next update may say something new
+            self._next_look += max(_REVIEW, 2.0 * _RECENT * next_update)
         self._stop_at = math.inf
         for track in self._course.tracks:
             if track.index >= _FLOWING:
@@ -479,7 +496,44 @@ class Ledger:
                 if track.index == SECONDS:
                     self._stop_at = min(self._stop_at, self._origin + track.stop)
         self._next_look = min(self._next_look, self._stop_at)
+        if self._meter is not None:
+            self._next_look = min(self._next_look, self._next_reading)
+        self._appoint(recent)
         self._draw_line()
+
+    def _appoint(self, recent: Sequence[float]) -> None:
+        """Name the limit that alone decides, and for updates of which durations it is sure to.
+
+        Of seconds and steps, seconds decide as long as no update is shorter than what remains of them over what remains
+        of the steps: that quotient only falls while none is. The other way round for steps.
+        """
+        self._only, self._least, self._most = None, -math.inf, self._longest_normal
+        tracks = self._course.tracks
+        if self._warmup is not None or self.ended_by is not None:
+            return
+        if len(tracks) == 1:
+            self._only = tracks[0]
+        elif recent and sorted(t.index for t in tracks) == [STEPS, SECONDS]:
+            steps, seconds = sorted(tracks, key=lambda t: t.index)
+            left = steps.remaining(self._spent[STEPS])
+            even = seconds.remaining(self._spent[SECONDS]) / left if left > 0 else 0.0
+            least, most = even * (1 + _ROUNDING), even * (1 - _ROUNDING)
+            if even > 0 and recent[0] >= least:
+                self._only, self._least = seconds, least
+            elif even > 0 and recent[-1] <= most:
+                self._only, self._most = steps, min(self._most, most)
+
+    def _depose(self, now: float) -> None:
+        """Let all limits decide again: those that did not are anchored where progress stood when the last update ended."""
+        only = self._only
+        if only is not None and len(self._course.tracks) > 1:
+            self._spent[SECONDS] = now - self._origin
+            for track in self._course.tracks:
+                spent = self._spent[track.index]
+                if track is not only and (remaining := track.remaining(spent)) > 0:
+                    track.anchor(self.progress, spent, remaining)
+            self._only = self._line = None
+            self._least, self._most = -math.inf, self._longest_normal
 
     def _draw_line(self) -> None:
         track = self._only
@@ -583,6 +637,7 @@ class Ledger:
 
     def state_dict(self) -> dict[str, Any]:
         """All of it as numbers, lists and dicts; a ledger with the same caps goes on from it to the last bit."""
+        self._depose(self._last)
         self._spent[SECONDS] = self.seconds
 
         def anchors(course: _Course) -> list[list[float]]:
