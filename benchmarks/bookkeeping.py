@@ -19,10 +19,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from side_by_side import draw
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, OneCycleLR
 
 import budgeted
@@ -129,11 +131,11 @@ def added(seconds: dict[str, list[float]], name: str) -> list[float]:
     return [a - b for a, b in zip(seconds[name], seconds[BARE], strict=True)]
 
 
-def regressions(seconds: dict[str, list[float]]) -> list[str]:
+def regressions(times: dict[str, list[float]]) -> list[str]:
     """A sentence for each loop that has become dearer by more than half."""
     found = []
     for name, recorded in ON_RECORD.items():
-        ratio = statistics.median(a / b for a, b in zip(added(seconds, name), added(seconds, REFERENCE), strict=True))
+        ratio = statistics.median(times[name])
         if ratio > 1.5 * recorded:
             found.append(
                 f"{name} costs {ratio:.2f} of {REFERENCE}, {ratio / recorded:.1f} times the {recorded} on record"
@@ -149,6 +151,7 @@ def main() -> None:
     parser.add_argument(
         "--guard", action="store_true", help="exit with 1 where a ratio is half as high again as on record"
     )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of the ratios")
     args = parser.parse_args()
     if args.rounds < 2:
         parser.error("--rounds must be at least 2: there are no quartiles of less")
@@ -162,15 +165,19 @@ def main() -> None:
     for heading in ("loop", "µs an update", "quartiles", "µs added", "quartiles", f"of {REFERENCE}'s", "quartiles"):
         table.add_column(heading, justify="left" if heading == "loop" else "right")
     reference = added(seconds, REFERENCE)
+    times = {
+        name: [a / b for a, b in zip(added(seconds, name), reference, strict=True)] for name in seconds if name != BARE
+    }
     for name, values in seconds.items():
         row = quartiles([1e6 * value for value in values], ".2f")
         if name != BARE:
             more = added(seconds, name)
             row += quartiles([1e6 * value for value in more], ".2f")
-            row += quartiles([a / b for a, b in zip(more, reference, strict=True)], ".3f")
+            row += quartiles(times[name], ".3f")
         table.add_row(name, *row)
     Console(width=None if Console().is_terminal else 120).print(table)
-    if args.guard and (found := regressions(seconds)):
+    draw(args.plot, f"what a schedule adds to an update, times {REFERENCE}'s", times)
+    if args.guard and (found := regressions(times)):
         sys.exit("bookkeeping has become dearer: " + "; ".join(found))
 
 

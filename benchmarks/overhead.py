@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import chosen, circumstances, keep, ratios, show, spread
+from side_by_side import chosen, circumstances, draw, keep, ratios, show, spread
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
@@ -333,6 +333,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=200, help="that are counted in a round of each")
     parser.add_argument("--only", metavar="NAME,...", help=f"some contenders: {', '.join(CONTENDERS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the figures")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of the ratios")
     given = parser.parse_args()
     names = chosen(parser, given.only, CONTENDERS, REFERENCE)
     os.environ["KERAS_BACKEND"] = "torch"  # read when it is imported, by whomever
@@ -341,11 +342,12 @@ def main() -> None:
 
     losses = trained(names, given.updates)
     seconds = measure(list(losses), given.rounds, given.updates)
+    times = {name: ratios(values, seconds[REFERENCE]) for name, values in seconds.items()}
     rows = [
         (
             name,
             spread([1e6 * value for value in values], ".0f"),
-            spread(ratios(values, seconds[REFERENCE]), ".3f"),
+            spread(times[name], ".3f"),
             f"{losses[name]:.4f}",
         )
         for name, values in seconds.items()
@@ -353,6 +355,7 @@ def main() -> None:
     about = circumstances(PACKAGES)
     title = f"An update of an MLP: {given.rounds} rounds of {given.updates}, one thread"
     show(title, ("who trains", "µs an update", f"times the {REFERENCE}", "loss in the end"), rows, about)
+    draw(given.plot, f"processor time of an update, times the {REFERENCE}'s", times)
     keep(given.json, about, {"updates": given.updates, "seconds": seconds, "losses": losses})
 
 

@@ -19,15 +19,20 @@ from rich.console import Console
 from rich.table import Table
 
 
+def extent(values: Sequence[float]) -> tuple[float, float]:
+    """The least and the greatest of few, or the quartiles of many."""
+    if len(values) <= 10:
+        return min(values), max(values)
+    low, _, high = statistics.quantiles(values, n=4)
+    return low, high
+
+
 def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """The median, and the least and the greatest of few, or the quartiles of many; one alone as it is."""
-    ordered = sorted(values)
-    if len(ordered) == 1:
-        return f"{ordered[0]:{form}}"
-    low, high = ordered[0], ordered[-1]
-    if len(ordered) > 10:
-        low, _, high = statistics.quantiles(ordered, n=4)
-    return f"{statistics.median(ordered):{form}} ({low:{form}} to {high:{form}})"
+    """The median, and how far the values go to both sides of it; one alone as it is."""
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
+    low, high = extent(values)
+    return f"{statistics.median(values):{form}} ({low:{form}} to {high:{form}})"
 
 
 def ratios(values: Sequence[float], reference: Sequence[float]) -> list[float]:
@@ -55,6 +60,25 @@ def installed(names: Iterable[str], package_of: Mapping[str, str]) -> list[str]:
         else:
             print(f"{name} is left out: there is no package {package_of[name]}", file=sys.stderr)
     return there
+
+
+def draw(path: Path | None, label: str, found: Mapping[str, Sequence[float]]) -> None:
+    """A picture, if a file was asked for: of each name the median of its ratios, and how far they go to both sides of it."""
+    if path is None:
+        return
+    from budgeted.report.style import COLOURS, figure
+
+    with figure(path, 6.4, 0.8 + 0.28 * len(found)) as drawn:
+        axes = drawn.subplots()
+        for place, (name, values) in enumerate(found.items()):
+            (low, high), middle = extent(values), statistics.median(values)
+            colour, marker = (COLOURS[0], "o") if "budgeted" in name or "attach" in name else (COLOURS[-1], "s")
+            axes.errorbar(middle, place, xerr=[[middle - low], [high - middle]], fmt=marker, color=colour, markersize=5)
+        axes.axvline(1.0, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(found)), list(found))
+        axes.set_ylim(len(found) - 0.5, -0.5)  # the first on top
+        axes.set_xlim(left=0)
+        axes.set_xlabel(label)
 
 
 def label_ends_and_rates(ends: Any, rates: Any, names: Sequence[str]) -> None:

@@ -27,7 +27,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from side_by_side import chosen, circumstances, installed, keep, ratios, show, spread
+from side_by_side import chosen, circumstances, draw, installed, keep, ratios, show, spread
 
 SCRIPTS = Path(__file__).parent / "startup"
 TRAIN = ("-m", "budgeted.cli.main", "train")
@@ -80,14 +80,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="that are counted")
     parser.add_argument("--only", metavar="NAME,...", help=f"some contenders: {', '.join(CONTENDERS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the figures")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of the ratios")
     given = parser.parse_args()
     packages = {name: package for name, (_, package) in CONTENDERS.items()}
     names = installed(chosen(parser, given.only, CONTENDERS, REFERENCE), packages)
     seconds = measure(names, given.rounds)
-    rows = [(name, spread(values), spread(ratios(values, seconds[REFERENCE]))) for name, values in seconds.items()]
+    times = {name: ratios(values, seconds[REFERENCE]) for name, values in seconds.items()}
+    rows = [(name, spread(values), spread(times[name])) for name, values in seconds.items()]
     about = circumstances(PACKAGES)
     title = f"From the command to the first update: {given.rounds} rounds"
     show(title, ("what is started", "seconds", f"times the {REFERENCE}"), rows, about)
+    draw(given.plot, f"time to the first update, times the {REFERENCE}'s", times)
     keep(given.json, about, seconds)
 
 

@@ -46,7 +46,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from side_by_side import chosen, circumstances, keep, ratios, show, spread
+from side_by_side import chosen, circumstances, draw, keep, ratios, show, spread
 
 from budgeted.core.manifest import Manifest
 from budgeted.core.record import RunFolder, Spec
@@ -180,12 +180,13 @@ def measure_grid(given: argparse.Namespace) -> None:
     grid = Grid(tuple(given.schedules.split(",")), tuple(map(int, given.budgets.split(","))), given.seeds)
     outcomes = in_rounds(installed(given.names), grid, given.rounds)
     speeds = {name: [each.runs_per_hour for each in rounds] for name, rounds in outcomes.items()}
+    times = {name: ratios(values, speeds[REFERENCE]) for name, values in speeds.items()}
     rows = [
         (
             name,
             spread([each.seconds for each in rounds], ".1f"),
             spread(speeds[name], ".0f"),
-            spread(ratios(speeds[name], speeds[REFERENCE])),
+            spread(times[name]),
             f"{statistics.median(each.updates for each in rounds):,.0f}",
             f"{statistics.median(itertools.chain.from_iterable(each.accuracies for each in rounds)):.4f}",
         )
@@ -195,6 +196,7 @@ def measure_grid(given: argparse.Namespace) -> None:
     title = f"{len(grid.runs())} runs of digits, {given.schedules} x {given.budgets} epochs x {given.seeds} seeds, {given.rounds} rounds"
     about = circumstances(PACKAGES)
     show(title, headings, rows, about)
+    draw(given.plot, f"runs an hour, times the {REFERENCE}'s", times)
     keep(given.json, about, {name: [each._asdict() for each in rounds] for name, rounds in outcomes.items()})
 
 
@@ -322,7 +324,10 @@ def main() -> None:
     parser.add_argument("--only", metavar="NAME,...", help=f"some contenders: {', '.join(CONTENDERS)}")
     parser.add_argument("--folders", type=int, default=2000, help="of `report`")
     parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the figures")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of the ratios")
     given = parser.parse_args()
+    if given.plot and given.what != "grid":
+        parser.error(f"--plot draws the grid of runs; {given.what} has no picture")
     given.names = chosen(parser, given.only, CONTENDERS, REFERENCE)
     MEASUREMENTS[given.what](given)
 

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from side_by_side import chosen, circumstances, installed, keep, ratios, show, spread
+from side_by_side import chosen, circumstances, draw, installed, keep, ratios, show, spread
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import FlopCounterMode
@@ -291,7 +291,8 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=20, help="that are counted in a round")
     parser.add_argument("--only", help="contenders by name, separated by commas")
     parser.add_argument("--neighbour", action="store_true", help="another process spins meanwhile")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="a file for the figures")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="a picture of the ratios")
     given = parser.parse_args()
     images = given.task.startswith("cifar10")
     names = chosen(parser, given.only, [name for name in CONTENDERS if images or name != "naive loop"])
@@ -316,6 +317,7 @@ def main() -> None:
             neighbour.kill()
     flops, size = problem.flops(), problem.data.batch_size
     reference = next(iter(rivals))
+    times = {name: ratios(seconds[reference], values) for name, values in seconds.items()}
     rows = []
     for name, values in seconds.items():
         shares = [flops / value / product for value, product in zip(values, products, strict=True)]
@@ -323,7 +325,7 @@ def main() -> None:
             (
                 name,
                 spread([size / value for value in values], ".0f"),
-                spread(ratios(seconds[reference], values)),
+                spread(times[name]),
                 spread(shares),
             )
         )
@@ -331,6 +333,7 @@ def main() -> None:
     headings = ("trainer", "samples/s", f"times the {reference}", "of the float32 product's rate")
     beside = " beside a busy neighbour" if given.neighbour else ""
     show(f"Training {given.task}{beside}; budgeted chose {problem.choice}", headings, rows, about)
+    draw(given.plot, f"samples a second, times the {reference}'s", times)
     keep(given.json, about, {"seconds": seconds, "flops": flops, "products": products, "batch": size})
 
 

@@ -215,7 +215,7 @@ class Session:
         else:
             session._restore(saved, lost)
             if run.ledger.timed and not run.done and (evaluation := max(session._costs("evaluation"))):
-                session._begin_parts(evaluation, run.ledger.seconds_left() or 0.0)  # this machine may be another one
+                session._begin_parts(evaluation, run.ledger.seconds_to_end())  # this machine may be another one
         if given.change is not None and team.leads:
             session._record_budget()
         session.set_up = time.monotonic() - given.began
