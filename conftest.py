@@ -1,11 +1,19 @@
 """Doctests see the public names without importing them."""
 
+import signal
+
 import pytest
 
 import budgeted
 from budgeted.core import budget, schedule
 from budgeted.core.convert import Sampled
 from budgeted.core.ledger import Ledger
+
+
+def pytest_configure():
+    # A script's shell has its background jobs ignore SIGINT, and the processes that tests interrupt would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
