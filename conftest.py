@@ -1,4 +1,4 @@
-"""Doctests see the public names without importing them."""
+"""What all tests share: interrupts that arrive, the public names in doctests, a shelf of runs."""
 
 import signal
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from side_by_side import draw
+from side_by_side import draw, ratios
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, OneCycleLR
 
 import budgeted
@@ -164,15 +164,12 @@ def main() -> None:
     )
     for heading in ("loop", "µs an update", "quartiles", "µs added", "quartiles", f"of {REFERENCE}'s", "quartiles"):
         table.add_column(heading, justify="left" if heading == "loop" else "right")
-    reference = added(seconds, REFERENCE)
-    times = {
-        name: [a / b for a, b in zip(added(seconds, name), reference, strict=True)] for name in seconds if name != BARE
-    }
+    more = {name: added(seconds, name) for name in seconds if name != BARE}
+    times = {name: ratios(values, more[REFERENCE]) for name, values in more.items()}
     for name, values in seconds.items():
         row = quartiles([1e6 * value for value in values], ".2f")
         if name != BARE:
-            more = added(seconds, name)
-            row += quartiles([1e6 * value for value in more], ".2f")
+            row += quartiles([1e6 * value for value in more[name]], ".2f")
             row += quartiles(times[name], ".3f")
         table.add_row(name, *row)
     Console(width=None if Console().is_terminal else 120).print(table)

@@ -301,10 +301,7 @@ class Ledger:
 
     def _reconsider(self, duration: float) -> None:
         """An update that took longer than usual, or after which it is open again which limit decides."""
-        if len(self._course.tracks) > 1:
-            self._spent[STEPS] -= 1.0
-            self._depose(self._last - duration)
-            self._spent[STEPS] += 1.0
+        self._depose(updates=1, seconds=duration)
         if duration > self._longest_normal:
             self._settle(duration)
         else:
@@ -352,7 +349,7 @@ class Ledger:
 
     def skipped(self, updates: int) -> None:
         """Take back updates that mixed precision turned out to have skipped; progress waits for them."""
-        self._depose(self._last)
+        self._depose()
         self._spent[STEPS] -= updates
 
     @contextmanager
@@ -461,7 +458,7 @@ class Ledger:
     def _plan(self) -> None:
         """Anchor progress here, with what remains for training now."""
         self._timed = any(t.index >= _FLOWING for c in (self._course, self._warmup) if c for t in c.tracks)
-        self._depose(self._last)
+        self._depose()
         self._spent[SECONDS] = self._last - self._origin
         for track in self._warmup.tracks if self._warmup else ():
             if track.index >= _FLOWING or track.r0 == math.inf:
@@ -508,32 +505,33 @@ class Ledger:
         of the steps: that quotient only falls while none is. The other way round for steps.
         """
         self._only, self._least, self._most = None, -math.inf, self._longest_normal
-        tracks = self._course.tracks
         if self._warmup is not None or self.ended_by is not None:
             return
+        tracks = sorted(self._course.tracks, key=lambda t: t.index)
         if len(tracks) == 1:
             self._only = tracks[0]
-        elif recent and sorted(t.index for t in tracks) == [STEPS, SECONDS]:
-            steps, seconds = sorted(tracks, key=lambda t: t.index)
-            left = steps.remaining(self._spent[STEPS])
-            even = seconds.remaining(self._spent[SECONDS]) / left if left > 0 else 0.0
+        elif recent and [t.index for t in tracks] == [STEPS, SECONDS]:
+            left = [track.remaining(self._spent[track.index]) for track in tracks]
+            if min(left) <= 0:
+                return
+            even = left[1] / left[0]
             least, most = even * (1 + _ROUNDING), even * (1 - _ROUNDING)
-            if even > 0 and recent[0] >= least:
-                self._only, self._least = seconds, least
-            elif even > 0 and recent[-1] <= most:
-                self._only, self._most = steps, min(self._most, most)
+            if recent[0] >= least:
+                self._only, self._least = tracks[1], least
+            elif recent[-1] <= most:
+                self._only, self._most = tracks[0], min(self._most, most)
 
-    def _depose(self, now: float) -> None:
-        """Let all limits decide again: those that did not are anchored where progress stood when the last update ended."""
-        only = self._only
-        if only is not None and len(self._course.tracks) > 1:
-            self._spent[SECONDS] = now - self._origin
-            for track in self._course.tracks:
-                spent = self._spent[track.index]
-                if track is not only and (remaining := track.remaining(spent)) > 0:
+    def _depose(self, updates: int = 0, seconds: float = 0.0) -> None:
+        """Let all limits decide again: one that did not is anchored where progress stood so many updates and seconds ago."""
+        if self._only is None or len(self._course.tracks) == 1:
+            return
+        for track in self._course.tracks:
+            if track is not self._only:
+                spent = self._spent[STEPS] - updates if track.index == STEPS else self._last - self._origin - seconds
+                if (remaining := track.remaining(spent)) > 0:
                     track.anchor(self.progress, spent, remaining)
-            self._only = self._line = None
-            self._least, self._most = -math.inf, self._longest_normal
+        self._only = self._line = None
+        self._least, self._most = -math.inf, self._longest_normal
 
     def _draw_line(self) -> None:
         track = self._only
@@ -637,7 +635,7 @@ class Ledger:
 
     def state_dict(self) -> dict[str, Any]:
         """All of it as numbers, lists and dicts; a ledger with the same caps goes on from it to the last bit."""
-        self._depose(self._last)
+        self._depose()
         self._spent[SECONDS] = self.seconds
 
         def anchors(course: _Course) -> list[list[float]]:
